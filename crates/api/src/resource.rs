@@ -1,0 +1,111 @@
+//! The resource table: one row for each resource that the API serves. Discovery, routing, storage and clients walk it.
+
+use std::borrow::Cow;
+
+/// Where objects of a resource live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One for the whole cluster.
+    Cluster,
+    /// In a namespace.
+    Namespaced,
+}
+
+/// What can be done with a resource, under the names that discovery and RBAC use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// `create`
+    Create,
+    /// `delete`
+    Delete,
+    /// `deletecollection`
+    DeleteCollection,
+    /// `get`
+    Get,
+    /// `list`
+    List,
+    /// `patch`
+    Patch,
+    /// `update`
+    Update,
+    /// `watch`
+    Watch,
+}
+
+/// A part of an object with its own path, such as `/status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subresource {
+    /// The last part of its path: `status`, `scale`, `binding`, `log`, `exec`.
+    pub name: Cow<'static, str>,
+    /// The group, version and kind of its bodies where they differ from the parent's (`autoscaling/v1 Scale`).
+    pub kind: Option<(Cow<'static, str>, Cow<'static, str>, Cow<'static, str>)>,
+    /// What can be done with it.
+    pub verbs: Cow<'static, [Verb]>,
+}
+
+/// One resource in one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// The API group; empty for the core group.
+    pub group: Cow<'static, str>,
+    /// The version, such as `v1`.
+    pub version: Cow<'static, str>,
+    /// The kind, such as `Pod`.
+    pub kind: Cow<'static, str>,
+    /// The plural, lower-case name in paths, such as `pods`.
+    pub plural: Cow<'static, str>,
+    /// The singular name, such as `pod`.
+    pub singular: Cow<'static, str>,
+    /// Names for the command line, such as `po`.
+    pub short_names: Cow<'static, [Cow<'static, str>]>,
+    /// Groups of resources for the command line, such as `all`.
+    pub categories: Cow<'static, [Cow<'static, str>]>,
+    /// Where its objects live.
+    pub scope: Scope,
+    /// What can be done with it. Resources without `Get` and `List` (reviews) are not stored.
+    pub verbs: Cow<'static, [Verb]>,
+    /// Its subresources.
+    pub subresources: Cow<'static, [Subresource]>,
+    /// Field paths besides `metadata.name` and `metadata.namespace` that field selectors and indexes may use, such as
+    /// `spec.nodeName`. Kept beside the bytes of each object.
+    pub selectable_fields: Cow<'static, [Cow<'static, str>]>,
+}
+
+impl Resource {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Whether its objects live in namespaces.
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    /// Whether `verb` is served.
+    pub fn serves(&self, verb: Verb) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// Its subresource of that name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+
+    /// The path of its collection (`namespace`: that one namespace's), without a trailing slash.
+    pub fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
+        let mut path = if self.group.is_empty() { "/api/".to_owned() } else { format!("/apis/{}/", self.group) };
+        path.push_str(&self.version);
+        if let Some(namespace) = namespace.filter(|_| self.namespaced()) {
+            path.push_str("/namespaces/");
+            path.push_str(namespace);
+        }
+        path.push('/');
+        path.push_str(&self.plural);
+        if let Some(name) = name {
+            path.push('/');
+            path.push_str(name);
+        }
+        path
+    }
+}

@@ -1,0 +1,36 @@
+//! Where an object lies in the store: `/registry/<group or "core">/<plural>/[<namespace>/]<name>`.
+//!
+//! The version is not in the key: all versions of a resource share their objects.
+
+use crate::{Key, Resource};
+
+/// The prefix of all keys.
+pub const ROOT: &str = "/registry/";
+
+/// The prefix of all objects of a resource, or of those in one namespace. Ends with a slash.
+pub fn prefix(resource: &Resource, namespace: Option<&str>) -> String {
+    let group = if resource.group.is_empty() { "core" } else { &resource.group };
+    let mut key = format!("{ROOT}{group}/{}/", resource.plural);
+    if let Some(namespace) = namespace.filter(|_| resource.namespaced()) {
+        key.push_str(namespace);
+        key.push('/');
+    }
+    key
+}
+
+/// The key of one object.
+pub fn of(resource: &Resource, key: &Key) -> String {
+    let mut text = prefix(resource, Some(&key.namespace).filter(|namespace| !namespace.is_empty()).map(|n| &**n));
+    text.push_str(&key.name);
+    text
+}
+
+/// Splits a key's part behind the resource's prefix into namespace (empty for cluster scope) and name.
+pub fn split(resource: &Resource, rest: &str) -> Option<Key> {
+    if resource.namespaced() {
+        let (namespace, name) = rest.split_once('/')?;
+        Some(Key::new(namespace, name))
+    } else {
+        Some(Key::new("", rest))
+    }
+}

@@ -1,0 +1,1 @@
+//! The API server: authentication, authorization, admission, watch cache, registry, discovery.

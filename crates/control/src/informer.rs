@@ -1,0 +1,1 @@
+//! Shared informer caches: one watch for each resource and scope, encoded objects with indexes, and coalesced changes.

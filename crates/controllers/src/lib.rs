@@ -1,0 +1,1 @@
+//! The controllers: one file each, lib.rs is the list.

@@ -1,0 +1,1 @@
+//! Pure functions on JSON values: selectors, quantities, names and patches.

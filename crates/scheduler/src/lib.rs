@@ -1,0 +1,1 @@
+//! The scheduler: queue, cluster image, cycle and plugins.
