@@ -1,1 +1,3 @@
 //! The API server: authentication, authorization, admission, watch cache, registry, discovery.
+
+pub mod authentication;
