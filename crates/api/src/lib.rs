@@ -6,10 +6,11 @@
 pub mod error;
 pub mod object;
 pub mod resource;
+pub mod resources;
 pub mod storage_key;
 pub mod typed;
 
 pub use error::{ApiError, Reason};
 pub use object::{EncodeError, Index, Key, Object, OwnerReference};
-pub use resource::{Resource, Scope, Verb};
+pub use resource::{Resource, Scope, StoredAs, Subresource, Verb};
 pub use typed::Typed;

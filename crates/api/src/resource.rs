@@ -43,6 +43,17 @@ pub struct Subresource {
     pub verbs: Cow<'static, [Verb]>,
 }
 
+/// The form in which a resource is stored where that is not its own: several groups or versions may show the same objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAs {
+    /// The stored form's group.
+    pub group: Cow<'static, str>,
+    /// The stored form's version.
+    pub version: Cow<'static, str>,
+    /// The stored form's kind.
+    pub kind: Cow<'static, str>,
+}
+
 /// One resource in one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
@@ -69,6 +80,8 @@ pub struct Resource {
     /// Field paths besides `metadata.name` and `metadata.namespace` that field selectors and indexes may use, such as
     /// `spec.nodeName`. Kept beside the bytes of each object.
     pub selectable_fields: Cow<'static, [Cow<'static, str>]>,
+    /// The form that is stored, where it is not this one. The plural is the same in all forms.
+    pub stored_as: Option<StoredAs>,
 }
 
 impl Resource {

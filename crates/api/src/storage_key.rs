@@ -1,6 +1,7 @@
 //! Where an object lies in the store: `/registry/<group or "core">/<plural>/[<namespace>/]<name>`.
 //!
-//! The version is not in the key: all versions of a resource share their objects.
+//! The version is not in the key: all versions of a resource share their objects. A resource that is stored in another
+//! group's form ([`Resource::stored_as`]) lies where that form does: both groups' events are `/registry/core/events/...`.
 
 use crate::{Key, Resource};
 
@@ -9,7 +10,8 @@ pub const ROOT: &str = "/registry/";
 
 /// The prefix of all objects of a resource, or of those in one namespace. Ends with a slash.
 pub fn prefix(resource: &Resource, namespace: Option<&str>) -> String {
-    let group = if resource.group.is_empty() { "core" } else { &resource.group };
+    let group = resource.stored_as.as_ref().map_or(&resource.group, |form| &form.group);
+    let group = if group.is_empty() { "core" } else { group };
     let mut key = format!("{ROOT}{group}/{}/", resource.plural);
     if let Some(namespace) = namespace.filter(|_| resource.namespaced()) {
         key.push_str(namespace);
