@@ -13,4 +13,4 @@ pub mod typed;
 pub use error::{ApiError, Reason};
 pub use object::{EncodeError, Index, Key, Object, OwnerReference};
 pub use resource::{Resource, Scope, StoredAs, Subresource, Verb};
-pub use typed::Typed;
+pub use typed::{Body, Typed};

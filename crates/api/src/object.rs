@@ -5,11 +5,13 @@
 //! server and informers in one process hold one copy.
 
 use std::borrow::Cow;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::Resource;
@@ -91,8 +93,9 @@ pub struct Object(Arc<(Bytes, Index)>);
 impl Object {
     /// Indexes encoded JSON. Reads metadata and the resource's selectable fields, skips the rest.
     pub fn parse(resource: &Resource, json: Bytes) -> Result<Self, EncodeError> {
-        let head: Head<'_> = serde_json::from_slice(&json)?;
-        let meta = head.metadata;
+        let mut reader = serde_json::Deserializer::from_slice(&json);
+        let Head { metadata: meta } = map_only(&mut reader)?;
+        reader.end()?;
         let mut labels: Vec<_> = meta.labels.0.into_iter().map(|(k, v)| (Box::from(&*k), Box::from(&*v))).collect();
         labels.sort();
         let index = Index {
@@ -140,7 +143,8 @@ impl Object {
         labels.binary_search_by(|(label, _)| (**label).cmp(key)).ok().map(|at| &*labels[at].1)
     }
 
-    /// The value of a selectable field of `resource`; empty where absent, `None` where it is not selectable.
+    /// The value of a selectable field of `resource`; empty (for numbers and booleans `0` and `false`) where absent, `None`
+    /// where it is not selectable.
     pub fn field(&self, resource: &Resource, path: &str) -> Option<&str> {
         match path {
             "metadata.name" => Some(&self.key().name),
@@ -208,8 +212,23 @@ pub fn with_revision(stored: &[u8], revision: u64, out: &mut Vec<u8>) {
 
 #[derive(Deserialize)]
 struct Head<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "map_only")]
     metadata: Meta<'a>,
+}
+
+/// Reads a struct from a JSON object and nothing else: derived code would take an array of its fields as well.
+fn map_only<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct MapOnly<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for MapOnly<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_map(MapOnly(PhantomData))
 }
 
 #[derive(Deserialize, Default)]
@@ -267,11 +286,41 @@ fn select(resource: &Resource, json: &[u8]) -> Result<Box<[Box<str>]>, EncodeErr
     if resource.selectable_fields.is_empty() {
         return Ok(Box::default());
     }
-    let mut values = vec![String::new(); resource.selectable_fields.len()];
-    let paths = resource.selectable_fields.iter().map(|path| &**path).enumerate().collect();
+    let sources: Vec<_> = resource.selectable_fields.iter().map(|field| Source::of(resource, field)).collect();
+    let mut values = vec![String::new(); sources.len()];
+    let paths = sources.iter().map(|source| source.path).enumerate().collect();
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     Select { paths, values: &mut values }.deserialize(&mut deserializer)?;
+    for (value, source) in values.iter_mut().zip(&sources).filter(|(value, _)| value.is_empty()) {
+        source.absent.clone_into(value);
+    }
     Ok(values.into_iter().map(String::into_boxed_str).collect())
+}
+
+/// Where the value of a selectable field comes from.
+struct Source<'a> {
+    path: &'a str,
+    absent: &'static str,
+}
+
+impl<'a> Source<'a> {
+    /// Selectable fields that upstream computes instead of reading the JSON path of the same name: numbers and booleans
+    /// have a value where JSON leaves them out, and two fields carry another name than in JSON.
+    const COMPUTED: &'static [(&'static str, &'static str, &'static str, Source<'static>)] = &[
+        ("", "events", "source", Source { path: "source.component", absent: "" }),
+        ("", "nodes", "spec.unschedulable", Source { path: "spec.unschedulable", absent: "false" }),
+        ("", "pods", "spec.hostNetwork", Source { path: "spec.hostNetwork", absent: "false" }),
+        ("", "replicationcontrollers", "status.replicas", Source { path: "status.replicas", absent: "0" }),
+        ("apps", "replicasets", "status.replicas", Source { path: "status.replicas", absent: "0" }),
+        ("batch", "jobs", "status.successful", Source { path: "status.succeeded", absent: "0" }),
+    ];
+
+    fn of(resource: &Resource, field: &'a str) -> Self {
+        let computed = Self::COMPUTED
+            .iter()
+            .find(|(group, plural, name, _)| *name == field && resource.plural == *plural && resource.group == *group);
+        computed.map_or(Self { path: field, absent: "" }, |row| Self { ..row.3 })
+    }
 }
 
 struct Select<'a> {
@@ -292,7 +341,27 @@ impl<'de> Visitor<'de> for Select<'_> {
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an object")
     }
+    // A value that is no object has none of the fields below it: as good as absent.
     fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
         Ok(())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
@@ -321,3 +390,6 @@ impl<'de> Visitor<'de> for Select<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -700,3 +700,28 @@ impl Row {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_names_alone() {
+        let mut short = HashSet::new();
+        for resource in RESOURCES {
+            let (group, version) = (&*resource.group, &*resource.version);
+            assert_eq!(find(group, version, &resource.plural), Some(*resource));
+            assert_eq!(by_kind(group, version, &resource.kind), Some(*resource));
+            assert_eq!(resource.singular, resource.kind.to_lowercase());
+            for name in &*resource.short_names {
+                assert!(short.insert((name.clone(), group, version)), "{name} twice");
+            }
+            let form = resource.stored_as.as_ref();
+            let stored = form.map_or(Some(*resource), |form| by_kind(&form.group, &form.version, &form.kind));
+            assert_eq!(stored.map(|stored| (&stored.plural, &stored.stored_as)), Some((&resource.plural, &None)));
+        }
+        assert_eq!(find("", "v1", "deployments"), None);
+    }
+}

@@ -36,3 +36,36 @@ pub fn split(resource: &Resource, rest: &str) -> Option<Key> {
         Some(Key::new("", rest))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::{EVENTS, EVENTS_V1, HORIZONTAL_POD_AUTOSCALERS_V1, NODES, PODS, RESOURCES};
+
+    #[test]
+    fn keys_lie_where_the_stored_form_does() {
+        let key = Key::new("ns", "x");
+        let cases = [
+            (PODS, "/registry/core/pods/ns/x"),
+            (EVENTS, "/registry/core/events/ns/x"),
+            (EVENTS_V1, "/registry/core/events/ns/x"),
+            (HORIZONTAL_POD_AUTOSCALERS_V1, "/registry/autoscaling/horizontalpodautoscalers/ns/x"),
+        ];
+        for (resource, expected) in cases {
+            assert_eq!(of(resource, &key), expected);
+        }
+        assert_eq!(of(NODES, &Key::new("", "n")), "/registry/core/nodes/n");
+    }
+
+    #[test]
+    fn a_key_is_found_below_its_prefix_and_split_again() {
+        for resource in RESOURCES {
+            let key = Key::new(if resource.namespaced() { "ns" } else { "" }, "x");
+            let text = of(resource, &key);
+            let rest = text.strip_prefix(&prefix(resource, None)).unwrap();
+            assert_eq!(split(resource, rest), Some(key.clone()), "{}", resource.plural);
+            assert!(text.starts_with(&prefix(resource, Some(&key.namespace))), "{}", resource.plural);
+        }
+        assert_eq!(split(PODS, "no-namespace"), None);
+    }
+}
