@@ -3,10 +3,17 @@
 //!
 //! Every component sees the world through this crate, also in the API server's own process: same path, same authorization.
 
+pub mod cache;
+pub mod changes;
 pub mod client;
+pub mod http_transport;
 pub mod informer;
 pub mod transport;
+pub mod watch;
 
-pub use client::{Client, ClientError, DeleteOptions, List, PatchType, Propagation};
-
+pub use cache::{Cache, CustomIndex};
+pub use changes::{Change, Changes};
+pub use client::{Client, ClientError, DeleteOptions, List, PatchType, Propagation, WatchScope, Written};
+pub use http_transport::{HttpTransport, HttpTransportError};
+pub use informer::Informers;
 pub use transport::{Body, Transport, TransportError};
