@@ -1,0 +1,189 @@
+//! What the server knows about each resource beyond the table: one [`Strategy`] a resource, one line in [`STRATEGIES`];
+//! and what can only be posted (reviews, bindings, tokens), one line in [`POSTED`].
+//!
+//! The generic operations are in [`crate::request`]; a resource without a strategy gets [`Strategy`]'s default bodies.
+
+use std::sync::Arc;
+
+use api::{ApiError, Key, Resource};
+use base::Random;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::authentication::UserInfo;
+use crate::invalid::FieldError;
+use crate::watch_cache::Caches;
+use crate::{Config, Server};
+
+/// The resources with behaviour of their own.
+pub const STRATEGIES: &[Descriptor] = &[];
+
+/// What is posted and answered, not stored.
+pub const POSTED: &[Posted] = &[];
+
+/// One resource's behaviour.
+pub struct Descriptor {
+    /// Which resource.
+    pub resource: &'static Resource,
+    /// Makes the strategy, once, when the server starts.
+    pub strategy: fn(&Parts) -> Arc<dyn Strategy>,
+}
+
+/// What strategies and admission plugins may keep.
+#[derive(Clone)]
+pub struct Parts {
+    /// The objects of all resources.
+    pub caches: Arc<Caches>,
+    /// How the server was started.
+    pub config: Arc<Config>,
+}
+
+/// Who writes, when, and whether for real.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    /// Who.
+    pub user: &'a UserInfo,
+    /// When.
+    pub now: Timestamp,
+    /// Generated names.
+    pub random: &'a Random,
+    /// Whether nothing is to be stored: then nothing may be reserved or sent either.
+    pub dry_run: bool,
+}
+
+/// Held while a write that reserved something is under way; dropped when it has been committed (the caches show it by then)
+/// or has failed.
+pub type Reservation = Box<dyn Send + Sync>;
+
+/// How objects of one resource are defaulted, prepared and validated. Trees are JSON in the resource's own version.
+///
+/// The order of a create: [`default`](Self::default), mutating admission, [`prepare_for_create`](Self::prepare_for_create),
+/// [`reserve`](Self::reserve), [`validate`](Self::validate), validating admission, store. An update likewise. Name,
+/// namespace, uid, generation, timestamps and deletion marks are checked and kept by the generic code.
+pub trait Strategy: Send + Sync + 'static {
+    /// Sets what the object leaves out, before anyone else sees it. Must be idempotent.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Clears what users do not set, such as status, and sets what the server does.
+    fn prepare_for_create(&self, _context: &Context<'_>, _object: &mut Value) {}
+
+    /// All that is wrong with a new object.
+    fn validate(&self, _context: &Context<'_>, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Keeps in `new` what an update may not change, such as status.
+    fn prepare_for_update(&self, _context: &Context<'_>, new: &mut Value, old: &Value) {
+        keep_status(new, old);
+    }
+
+    /// All that is wrong with a changed object.
+    fn validate_update(&self, context: &Context<'_>, new: &Value, _old: &Value) -> Vec<FieldError> {
+        self.validate(context, new)
+    }
+
+    /// Keeps in `new` what a write to `subresource` may not change: for `status`, all but status and metadata.
+    fn prepare_for_subresource_update(&self, _context: &Context<'_>, _subresource: &str, new: &mut Value, old: &Value) {
+        keep_all_but_status(new, old);
+    }
+
+    /// All that is wrong after a write to `subresource`.
+    fn validate_subresource_update(
+        &self,
+        _context: &Context<'_>,
+        _subresource: &str,
+        _new: &Value,
+        _old: &Value,
+    ) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Takes what must be unique in the cluster, such as addresses and ports, and writes it into `new`.
+    fn reserve<'a>(
+        &'a self,
+        _context: &'a Context<'a>,
+        _new: &'a mut Value,
+        _old: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<Option<Reservation>, ApiError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Whether PUT of an absent name creates the object.
+    fn allows_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether PUT without a resource version is allowed.
+    fn allows_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Whether objects count changes of their spec in `metadata.generation`.
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    /// How long a deleted object is given to end, when the request asks for `asked`; 0 removes it at once. Pods only.
+    fn grace_seconds(&self, _object: &Value, _asked: Option<i64>) -> i64 {
+        0
+    }
+
+    /// Whether a deleted object stays although it has no finalizers in its metadata (namespaces: `spec.finalizers`).
+    fn stays_when_deleted(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Marks an object that was deleted and stays for now (namespaces: `status.phase`).
+    fn prepare_for_deletion(&self, _object: &mut Value) {}
+
+    /// Whether deletion orphans dependents when the request does not say.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Warnings for the writer, each sent as a `Warning` header.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The strategy of resources that have none of their own.
+pub struct Plain;
+
+impl Strategy for Plain {}
+
+/// Something that is posted, to a resource or a subresource, and answered without being stored as such.
+pub struct Posted {
+    /// Which resource.
+    pub resource: &'static Resource,
+    /// Which subresource; empty for the resource itself.
+    pub subresource: &'static str,
+    /// Answers. The key's name is empty for the resource itself.
+    pub answer: for<'a> fn(&'a Arc<Server>, &'a Context<'a>, &'a Key, Value) -> BoxFuture<'a, Result<Value, ApiError>>,
+}
+
+/// Puts the old object's status into the new one.
+pub fn keep_status(new: &mut Value, old: &Value) {
+    let Some(new) = new.as_object_mut() else { return };
+    match old.get("status") {
+        Some(status) => new.insert("status".to_owned(), status.clone()),
+        None => new.remove("status"),
+    };
+}
+
+/// Makes `new` the old object with the new status, annotations and finalizers. The resource version was compared before.
+pub fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let mut kept = old.clone();
+    match new.get_mut("status") {
+        Some(status) => kept["status"] = status.take(),
+        None => drop(kept.as_object_mut().map(|fields| fields.remove("status"))),
+    }
+    for field in ["annotations", "finalizers", "managedFields"] {
+        match new["metadata"].get_mut(field) {
+            Some(value) => kept["metadata"][field] = value.take(),
+            None => drop(kept["metadata"].as_object_mut().map(|fields| fields.remove(field))),
+        }
+    }
+    *new = kept;
+}

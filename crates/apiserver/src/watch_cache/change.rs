@@ -1,0 +1,100 @@
+//! One change of one object, shared by the history and all watchers.
+
+use std::sync::OnceLock;
+
+use api::Object;
+use bytes::Bytes;
+
+use super::frame;
+
+/// What a watcher is told has happened, from the point of view of its selectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// `ADDED`
+    Added,
+    /// `MODIFIED`
+    Modified,
+    /// `DELETED`
+    Deleted,
+}
+
+impl EventKind {
+    /// The name in `WatchEvent.type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+
+    /// How a frame begins.
+    pub(crate) fn head(self) -> &'static [u8] {
+        match self {
+            Self::Added => b"{\"type\":\"ADDED\",\"object\":",
+            Self::Modified => b"{\"type\":\"MODIFIED\",\"object\":",
+            Self::Deleted => b"{\"type\":\"DELETED\",\"object\":",
+        }
+    }
+}
+
+/// One change of one object.
+#[derive(Debug)]
+pub struct Change {
+    /// Its place among all changes of the resource since the cache was loaded, without gaps.
+    pub sequence: u64,
+    /// The revision that made it.
+    pub revision: u64,
+    /// The object before; `None` when it was created.
+    pub old: Option<Object>,
+    /// The object after; `None` when it was deleted.
+    pub new: Option<Object>,
+    /// When the cache learned of it.
+    pub(crate) at: tokio::time::Instant,
+    /// The frames that were asked for, each built once, in the order of [`EventKind`].
+    frames: [OnceLock<Bytes>; 3],
+}
+
+impl Change {
+    pub(crate) fn new(sequence: u64, revision: u64, old: Option<Object>, new: Option<Object>) -> Self {
+        Self { sequence, revision, old, new, at: tokio::time::Instant::now(), frames: Default::default() }
+    }
+
+    /// Keeps the frame that the new object is a slice of.
+    pub(crate) fn with_frame(self, kind: EventKind, frame: Bytes) -> Self {
+        let _ = self.frames[kind as usize].set(frame);
+        self
+    }
+
+    /// The event for a watcher without selectors.
+    pub fn kind(&self) -> EventKind {
+        match (&self.old, &self.new) {
+            (_, None) => EventKind::Deleted,
+            (None, Some(_)) => EventKind::Added,
+            (Some(_), Some(_)) => EventKind::Modified,
+        }
+    }
+
+    /// The object that an event of `kind` shows. Of a deletion, the last state, whose revision is the old one.
+    pub fn object(&self, kind: EventKind) -> &Object {
+        let (first, second) = if kind == EventKind::Deleted { (&self.old, &self.new) } else { (&self.new, &self.old) };
+        first.as_ref().or(second.as_ref()).expect("a change has an object before or after it")
+    }
+
+    /// The bytes that a watch sends. Shared by all watchers.
+    pub fn frame(&self, kind: EventKind) -> Bytes {
+        let built = self.frames[kind as usize].get_or_init(|| {
+            let json = self.object(kind).json();
+            match kind {
+                EventKind::Deleted => frame::wrap_restamped(kind, json, self.revision),
+                _ => frame::wrap(kind, json),
+            }
+        });
+        built.clone()
+    }
+
+    /// How many bytes live on only because the history keeps them.
+    pub(crate) fn superseded_bytes(&self) -> usize {
+        self.old.as_ref().map_or(0, |old| old.json().len())
+    }
+}
