@@ -3,10 +3,14 @@
 //! Every committed transaction has the next revision, without gaps. An acknowledged transaction is on disk. Watchers see
 //! every committed event of a retained revision exactly once, in order.
 
-pub mod memory;
 pub mod embedded;
+mod live;
+pub mod memory;
 #[cfg(test)]
 mod suite;
+
+pub use embedded::{EmbeddedStore, Options};
+pub use memory::MemoryStore;
 
 use std::ops::RangeInclusive;
 
@@ -144,14 +148,40 @@ pub enum Event {
     },
 }
 
-/// All events of one revision that the watcher asked for; empty batches only report progress: nothing that the watcher
-/// asked for happened up to `revision`.
+impl Event {
+    /// The key that changed.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put(item) => &item.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision that changed it.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(item) => item.modified,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// All events of one revision that the watcher asked for. A batch is never empty: a watcher of everything sees every
+/// revision, one of a part sees only the revisions that touch it, and asks [`Store::committed`] how far the store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The revision.
     pub revision: Revision,
     /// In the order of the transaction's writes.
     pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// The part of the batch whose keys are in `range`; `None` when that is nothing.
+    fn within(&self, range: &Range) -> Option<Batch> {
+        let events: Vec<_> = self.events.iter().filter(|event| range.contains(event.key())).cloned().collect();
+        (!events.is_empty()).then_some(Batch { revision: self.revision, events })
+    }
 }
 
 /// Batches in revision order. Ends with an error when the watcher fell too far behind, or the store stopped.
@@ -213,13 +243,15 @@ pub enum StoreError {
 /// A revisioned key-value store.
 pub trait Store: Send + Sync + 'static {
     /// Commits all writes under one new revision if every precondition holds. Returns when they are on disk. A transaction
-    /// goes on when its future is dropped.
+    /// that changes nothing (no writes, or only deletes of absent keys) makes no revision and gives the latest. Once
+    /// queued, a transaction goes on when its future is dropped; the wait for a place in the queue does not.
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, StoreError>>;
 
     /// Reads keys.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeResult, StoreError>>;
 
-    /// All events of keys in `range` (its `limit` and `at` are not used) with a revision of at least `from`.
+    /// All events of keys in `range` (its `limit` and `at` are not used) with a revision of at least `from`, which is a
+    /// retained one or the next.
     fn watch(&self, range: Range, from: Revision) -> BoxFuture<'_, Result<Watch, StoreError>>;
 
     /// The latest committed revision. A batch reaches its watchers' queues before its revision shows here, and it shows
