@@ -216,11 +216,10 @@ impl GuardedFile {
     }
 
     fn remember<T>(&self, action: &'static str, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| {
+        result.inspect_err(|error| {
             let kept = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
             let mut first = self.first_error.lock().expect("nothing panics while it holds the first error");
             first.get_or_insert((action, kept));
-            error
         })
     }
 
