@@ -7,6 +7,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod mount;
+pub mod net;
 pub mod process;
 pub mod rooted;
 pub mod seccomp;

@@ -1,1 +1,98 @@
-//! The pod network and the service proxy.
+//! The pod network and the service proxy of one node.
+//!
+//! [`PodNetworkBuiltIn`] gives pods their addresses: a bridge, a pair of links for each pod, routes. The service proxy makes
+//! services reachable. Both keep their rules in the one nftables table [`TABLE`]: each only its own chains and sets, whose
+//! names begin with `pods-` or not. Everything lives in the network namespace that the process runs in, which may have
+//! nothing but a loopback; [`remove_all`] leaves none of it behind.
+//!
+//! IPv4 only so far.
+
+pub mod addresses;
+pub mod pods;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use linux::net::{Net, NetError, nft::Change};
+
+pub use pods::{PodNetworkBuiltIn, PodNetworkConfig, StartError};
+
+/// The nftables table, of family `ip`, that holds all rules.
+pub const TABLE: &str = "timonier";
+
+/// The bridge that the node's pods hang on.
+pub const BRIDGE: &str = "timonier0";
+
+/// What the names of the pods' links on the node begin with.
+pub const LINK_PREFIX: &str = "tm";
+
+/// Why [`remove_all`] could not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// The kernel refused.
+    #[error("cannot remove the node's network")]
+    Net(#[from] NetError),
+    /// The files that hold addresses could not be removed.
+    #[error("cannot remove {path}")]
+    State {
+        /// The directory.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Removes the pods' links, the bridge with its addresses and routes, the rules, and the addresses held under `state_dir`.
+/// May be repeated; nothing happens where nothing is.
+pub async fn remove_all(net: &dyn Net, state_dir: &Path) -> Result<(), RemoveError> {
+    if net.table(TABLE).await?.is_some() {
+        net.commit(TABLE, &[Change::RemoveTable]).await?;
+    }
+    for link in net.links().await? {
+        if link.kind == "veth" && is_pod_link(&link.name) {
+            net.remove_link(&link.name).await?;
+        }
+    }
+    net.remove_link(BRIDGE).await?;
+    match tokio::fs::remove_dir_all(state_dir).await {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(RemoveError::State { path: state_dir.display().to_string(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a link of this name was made for a pod.
+fn is_pod_link(name: &str) -> bool {
+    name.strip_prefix(LINK_PREFIX).is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The address that other machines reach this node under: the source address of the default route, else the first global
+/// address that is not on the loopback or the pods' bridge. `None` where there is none, such as in a namespace with only a
+/// loopback: there the pods' gateway address serves.
+pub async fn node_address(net: &dyn Net) -> Result<Option<IpAddr>, NetError> {
+    let links = net.links().await?;
+    let global = |address: &&Ipv4Net| !address.addr().is_loopback() && !address.addr().is_link_local();
+    if let Some(route) = net.default_route().await? {
+        let of_link = || links.iter().find(|link| link.name == route.link)?.addresses.iter().find(global);
+        if let Some(address) = route.source.or_else(|| of_link().map(Ipv4Net::addr)) {
+            return Ok(Some(IpAddr::V4(address)));
+        }
+    }
+    let candidates = links.iter().filter(|link| !link.loopback && link.name != BRIDGE);
+    Ok(candidates.flat_map(|link| &link.addresses).find(global).map(|address| IpAddr::V4(address.addr())))
+}
+
+/// Brings the loopback up. A new network namespace has it down, and then not even 127.0.0.1 answers.
+pub async fn ensure_loopback_up(net: &dyn Net) -> Result<(), NetError> {
+    net.set_up("lo").await
+}
+
+/// The hardware address that goes with an address: whoever gets the address later has the same one, so no neighbour entry
+/// ever goes stale. `0a:58` marks an address as locally administered.
+fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}

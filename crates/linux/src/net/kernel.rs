@@ -1,0 +1,408 @@
+//! The real kernel, over netlink.
+//!
+//! A netlink socket belongs to the network namespace of the thread that opened it, for good; so a [`Kernel`] holds three of
+//! them (links, nftables, connection tracking) and works in one namespace whatever thread uses it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use ipnet::Ipv4Net;
+use nlink::netlink::addr::Ipv4Address;
+use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
+use nlink::netlink::netfilter::{ConntrackFilter, IpProtocol};
+use nlink::netlink::nftables::{
+    BaseChain, Chain, Family, FilterHook, NatHook, Policy, Priority, RawMessage, Rule, Set, SetDataType, SetElement,
+    SetElementData, SetFlags, SetKeyType, Transaction, Verdict,
+};
+use nlink::netlink::route::Ipv4Route;
+use nlink::netlink::types::route::RouteScope;
+use nlink::netlink::{Connection, Error, Netfilter, Nftables, Route as RouteProtocol};
+
+use super::nft::{Change, Contents, Data, Elements, Field, Hook, Value, chain_name};
+use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth, namespace};
+
+/// How many elements go into one message: a list of elements is one attribute, whose length has 16 bits, and an element of
+/// the widest set takes about 120 bytes.
+const ELEMENTS_PER_MESSAGE: usize = 400;
+
+/// The send buffer of the nftables socket. A transaction is one datagram; with the default of 208 KiB one of some thousand
+/// elements would be refused. The kernel allocates what a datagram needs, not this.
+const SEND_BUFFER_BYTES: usize = 64 << 20;
+
+/// The kernel, in one network namespace.
+pub struct Kernel {
+    route: Connection<RouteProtocol>,
+    nft: Connection<Nftables>,
+    netfilter: Connection<Netfilter>,
+    /// The namespace's file; `None` for the one that the process runs in.
+    namespace: Option<PathBuf>,
+    /// The sysctls that could not be written, so that each is logged once.
+    refused: Mutex<BTreeSet<String>>,
+}
+
+impl Kernel {
+    /// The namespace of the calling thread, which must be the one of the whole process. Needs a tokio runtime.
+    pub fn new() -> Result<Self> {
+        Self::open(None).map_err(fail("open netlink sockets"))
+    }
+
+    fn open(namespace: Option<PathBuf>) -> io::Result<Self> {
+        let nft = Connection::<Nftables>::new().map_err(io::Error::other)?;
+        let sized = nix::sys::socket::setsockopt(
+            &nft.socket().as_fd(),
+            nix::sys::socket::sockopt::SndBufForce,
+            &SEND_BUFFER_BYTES,
+        );
+        if let Err(error) = sized {
+            tracing::warn!(%error, "cannot enlarge the nftables socket's buffer; large rule changes may be refused");
+        }
+        Ok(Self {
+            route: Connection::<RouteProtocol>::new().map_err(io::Error::other)?,
+            nft,
+            netfilter: Connection::<Netfilter>::new().map_err(io::Error::other)?,
+            namespace,
+            refused: Mutex::default(),
+        })
+    }
+
+    /// Logs a refused sysctl the first time.
+    fn refuse(&self, name: &str, error: &io::Error) {
+        let mut refused = self.refused.lock().expect("no holder of this lock panics");
+        if refused.insert(name.to_owned()) {
+            tracing::warn!(sysctl = name, %error, "cannot set a sysctl; going on without it");
+        }
+    }
+}
+
+fn fail<E: FailedCall>(action: impl Into<String>) -> impl FnOnce(E) -> NetError {
+    let action = action.into();
+    move |error| NetError { action, not_found: error.not_found(), source: error.boxed() }
+}
+
+/// What [`fail`] asks of an error.
+trait FailedCall {
+    fn not_found(&self) -> bool;
+    fn boxed(self) -> Box<dyn std::error::Error + Send + Sync>;
+}
+
+impl FailedCall for Error {
+    fn not_found(&self) -> bool {
+        self.is_not_found() || self.is_no_device()
+    }
+    fn boxed(self) -> Box<dyn std::error::Error + Send + Sync> {
+        Box::new(self)
+    }
+}
+
+impl FailedCall for io::Error {
+    fn not_found(&self) -> bool {
+        self.kind() == io::ErrorKind::NotFound
+    }
+    fn boxed(self) -> Box<dyn std::error::Error + Send + Sync> {
+        Box::new(self)
+    }
+}
+
+/// Success where the thing is there already.
+fn or_exists(result: std::result::Result<(), Error>) -> std::result::Result<(), Error> {
+    match result {
+        Err(error) if error.is_already_exists() => Ok(()),
+        other => other,
+    }
+}
+
+#[async_trait]
+impl Net for Kernel {
+    async fn enter(&self, namespace: &Path) -> Result<Arc<dyn Net>> {
+        let path = namespace.to_owned();
+        let runtime = tokio::runtime::Handle::current();
+        // The thread opens the sockets there; their readiness is watched by this runtime.
+        let opened = namespace::run(path.clone(), move || {
+            let _in_runtime = runtime.enter();
+            Self::open(Some(path))
+        });
+        let kernel = opened.await.map_err(fail(format!("enter network namespace {}", namespace.display())))?;
+        Ok(Arc::new(kernel))
+    }
+
+    async fn links(&self) -> Result<Vec<Link>> {
+        let links = self.route.get_links().await.map_err(fail("list links"))?;
+        let addresses = self.route.get_addresses().await.map_err(fail("list addresses"))?;
+        let of = |index: u32| {
+            addresses
+                .iter()
+                .filter(move |address| address.ifindex() == index)
+                .filter_map(|address| match address.primary_address()? {
+                    IpAddr::V4(v4) => Ipv4Net::new(*v4, address.prefix_len()).ok(),
+                    IpAddr::V6(_) => None,
+                })
+                .collect()
+        };
+        let read = |link: nlink::netlink::messages::LinkMessage| Link {
+            index: link.ifindex(),
+            name: link.name_or("").to_owned(),
+            kind: link.kind().unwrap_or("").to_owned(),
+            mtu: link.mtu().unwrap_or(0),
+            up: link.is_up(),
+            loopback: link.is_loopback(),
+            master: link.master(),
+            addresses: of(link.ifindex()),
+        };
+        Ok(links.into_iter().map(read).collect())
+    }
+
+    async fn add_bridge(&self, bridge: &Bridge) -> Result<()> {
+        let action = || format!("add bridge {}", bridge.name);
+        let config =
+            BridgeLink::new(&bridge.name).mtu(bridge.mtu).address(bridge.mac).stp(false).forward_delay_ms(0);
+        match self.route.add_link(config).await {
+            Err(error) if error.is_already_exists() => {
+                self.route.set_link_address(&*bridge.name, bridge.mac).await.map_err(fail(action()))?;
+                self.route.set_link_mtu(&*bridge.name, bridge.mtu).await.map_err(fail(action()))
+            }
+            other => other.map_err(fail(action())),
+        }
+    }
+
+    async fn add_veth(&self, veth: &Veth<'_>) -> Result<()> {
+        let action = format!("add link {} with its peer in {}", veth.name, veth.peer_namespace.display());
+        let namespace = match std::fs::File::open(veth.peer_namespace) {
+            Ok(file) => file,
+            Err(error) => return Err(fail(action)(error)),
+        };
+        let config = VethLink::new(veth.name, veth.peer_name)
+            .mtu(veth.mtu)
+            .peer_address(veth.peer_mac)
+            .peer_netns_fd(&namespace);
+        self.route.add_link(config).await.map_err(fail(action))
+    }
+
+    async fn remove_link(&self, name: &str) -> Result<()> {
+        self.route.del_link_if_exists(name).await.map(drop).map_err(fail(format!("remove link {name}")))
+    }
+
+    async fn set_up(&self, name: &str) -> Result<()> {
+        self.route.set_link_up(name).await.map_err(fail(format!("bring link {name} up")))
+    }
+
+    async fn add_port(&self, bridge: &str, port: &str) -> Result<()> {
+        let action = || format!("make {port} a port of {bridge}");
+        self.route.set_link_master(port, bridge).await.map_err(fail(action()))?;
+        let config = BridgePortConfig::new().hairpin(true);
+        self.route.set_bridge_port(port, config).await.map_err(fail(action()))
+    }
+
+    async fn add_address(&self, link: &str, address: Ipv4Net) -> Result<()> {
+        let config = Ipv4Address::new(link, address.addr(), address.prefix_len());
+        or_exists(self.route.add_address(config).await).map_err(fail(format!("give {address} to link {link}")))
+    }
+
+    async fn set_route(&self, route: &Route) -> Result<()> {
+        let mut config = Ipv4Route::from_addr(route.destination.network(), route.destination.prefix_len()).dev(&route.link);
+        config = match route.gateway {
+            Some(gateway) => config.gateway(gateway),
+            None => config.scope(RouteScope::Link),
+        };
+        if let Some(source) = route.source {
+            config = config.prefsrc(source);
+        }
+        self.route.replace_route(config).await.map_err(fail(format!("route {} to {}", route.destination, route.link)))
+    }
+
+    async fn default_route(&self) -> Result<Option<Route>> {
+        const MAIN_TABLE: u32 = 254;
+        let routes = self.route.get_routes_for_table(MAIN_TABLE).await.map_err(fail("list routes"))?;
+        let defaults = routes.iter().filter(|route| route.is_ipv4() && route.is_default());
+        let Some(found) = defaults.min_by_key(|route| route.priority().unwrap_or(0)) else { return Ok(None) };
+        let Some(index) = found.oif() else { return Ok(None) };
+        let link = self.route.interface_name(index).await.map_err(fail("name the default route's link"))?;
+        let v4 = |address: Option<&IpAddr>| match address {
+            Some(IpAddr::V4(v4)) => Some(*v4),
+            _ => None,
+        };
+        Ok(Some(Route {
+            destination: Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0),
+            gateway: v4(found.gateway()),
+            link: link.unwrap_or_default(),
+            source: v4(found.prefsrc()),
+        }))
+    }
+
+    async fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let (path, text) = (Path::new("/proc/sys/net").join(name), value.to_owned());
+        let write = move || std::fs::write(path, text);
+        let written = match &self.namespace {
+            Some(namespace) => namespace::run(namespace.clone(), write).await,
+            None => tokio::task::spawn_blocking(write).await.map_err(io::Error::other).flatten(),
+        };
+        match written {
+            Ok(()) => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+                self.refuse(name, &error);
+                Ok(())
+            }
+            Err(error) => Err(fail(format!("set sysctl net/{name} to {value}"))(error)),
+        }
+    }
+
+    async fn commit(&self, table: &str, changes: &[Change]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let action = || format!("change nftables table {table}");
+        let mut transaction = self.nft.transaction();
+        for change in changes {
+            transaction = encode(transaction, table, change).map_err(fail(action()))?;
+        }
+        transaction.commit(&self.nft).await.map_err(fail(action()))
+    }
+
+    async fn table(&self, table: &str) -> Result<Option<Contents>> {
+        let action = || format!("read nftables table {table}");
+        let tables = self.nft.list_tables_in(Family::Ip).await.map_err(fail(action()))?;
+        if !tables.iter().any(|found| found.name == table) {
+            return Ok(None);
+        }
+        let chains = self.nft.list_chains_in(table, Family::Ip).await.map_err(fail(action()))?;
+        let mut contents = Contents { chains: chains.into_iter().map(|chain| chain.name).collect(), ..Contents::default() };
+        for set in self.nft.list_sets_in(table, Family::Ip).await.map_err(fail(action()))? {
+            let mut elements = Elements::new();
+            if !set.flags.contains(SetFlags::EVAL) {
+                let found = self.nft.list_set_elements(table, &set.name, Family::Ip).await.map_err(fail(action()))?;
+                elements.extend(found.iter().map(|element| (element.key().to_vec(), value_of(element))));
+            }
+            contents.sets.insert(set.name, elements);
+        }
+        Ok(Some(contents))
+    }
+
+    async fn forget_connections(&self, connections: &[Connections]) -> Result<()> {
+        for wanted in connections {
+            let mut filter = ConntrackFilter::new()
+                .proto(protocol(wanted.protocol))
+                .orig_dst_port(wanted.destination_port)
+                .reply_src(wanted.endpoint)
+                .reply_src_port(wanted.endpoint_port);
+            if let Some(destination) = wanted.destination {
+                filter = filter.orig_dst(destination);
+            }
+            let deleted = self.netfilter.del_conntrack_matching(&filter).await;
+            deleted.map_err(fail(format!("forget connections to {}", wanted.endpoint)))?;
+        }
+        Ok(())
+    }
+}
+
+fn protocol(number: u8) -> IpProtocol {
+    match number {
+        6 => IpProtocol::Tcp,
+        17 => IpProtocol::Udp,
+        other => IpProtocol::Other(other),
+    }
+}
+
+fn value_of(element: &SetElement) -> Value {
+    match element.data() {
+        Some(SetElementData::Verdict(Verdict::GotoTo(chain) | Verdict::JumpTo(chain))) => Value::Goto(chain.to_string()),
+        Some(SetElementData::Value(bytes)) => Value::Bytes(bytes.clone()),
+        _ => Value::Nothing,
+    }
+}
+
+/// Appends one change to a transaction.
+fn encode(transaction: Transaction, table: &str, change: &Change) -> std::result::Result<Transaction, Error> {
+    Ok(match change {
+        // Without the flag that refuses an existing one, which the library's own call sets.
+        Change::AddTable => transaction.raw(RawMessage::new(0, Family::Ip).flags(NLM_F_CREATE).attrs(text_attribute(1, table))),
+        Change::RemoveTable => transaction.del_table(table, Family::Ip),
+        Change::AddChain { name, hook } => {
+            let chain = Chain::new(table, name.as_str())?.family(Family::Ip);
+            transaction.update_chain(match hook {
+                Some(hook) => chain.base(base(*hook).policy(Policy::Accept)),
+                None => chain,
+            })
+        }
+        Change::FlushChain(name) => transaction.flush_chain(table, name, Family::Ip),
+        Change::RemoveChain(name) => transaction.flush_chain(table, name, Family::Ip).del_chain(table, name, Family::Ip),
+        Change::AddRule { chain, rule } => {
+            transaction.add_rule(Rule::new(table, chain).family(Family::Ip).expressions(rule.clone()))
+        }
+        Change::AddSet(set) => transaction.add_set(set_of(table, set)),
+        Change::RemoveSet(name) => transaction.del_set(table, name, Family::Ip),
+        Change::AddElements { set, elements } => {
+            let shape = set_of(table, set);
+            let elements: Vec<SetElement> = elements.iter().map(|(key, value)| element_of(key, value)).collect();
+            elements.chunks(ELEMENTS_PER_MESSAGE).fold(transaction, |sum, chunk| sum.add_set_elements(&shape, chunk))
+        }
+        Change::RemoveElements { set, keys } => {
+            let shape = set_of(table, set);
+            let elements: Vec<SetElement> = keys.iter().map(|key| SetElement::new(key.clone())).collect();
+            elements.chunks(ELEMENTS_PER_MESSAGE).fold(transaction, |sum, chunk| sum.del_set_elements(&shape, chunk))
+        }
+    })
+}
+
+const NLM_F_CREATE: u16 = 0x400;
+
+/// A netlink attribute that holds a zero-terminated string.
+fn text_attribute(kind: u16, text: &str) -> Vec<u8> {
+    let length = 4 + text.len() + 1;
+    let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
+    bytes.extend(u16::try_from(length).expect("names are short").to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(text.as_bytes());
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
+fn base(hook: Hook) -> BaseChain {
+    match hook {
+        Hook::RawPrerouting => BaseChain::filter(FilterHook::Prerouting, Priority::Raw),
+        Hook::FilterInput => BaseChain::filter(FilterHook::Input, Priority::Filter),
+        Hook::FilterForward => BaseChain::filter(FilterHook::Forward, Priority::Filter),
+        Hook::FilterOutput => BaseChain::filter(FilterHook::Output, Priority::Filter),
+        Hook::NatPrerouting => BaseChain::nat(NatHook::Prerouting, Priority::DstNat),
+        Hook::NatOutput => BaseChain::nat(NatHook::Output, Priority::DstNat),
+        Hook::NatPostrouting => BaseChain::nat(NatHook::Postrouting, Priority::SrcNat),
+    }
+}
+
+fn set_of(table: &str, set: &super::nft::Set) -> Set {
+    let mut shape = Set::new(table, &set.name).family(Family::Ip).key_type(key_type(&set.key));
+    shape = match &set.data {
+        Data::Nothing => shape,
+        Data::Verdict => shape.vmap(),
+        Data::Fields(fields) => shape.map(SetDataType::Value(key_type(fields))),
+    };
+    match set.dynamic {
+        Some((size, timeout)) => shape.dynamic().size(size).timeout(timeout),
+        None => shape,
+    }
+}
+
+fn key_type(fields: &[Field]) -> SetKeyType {
+    let of = |field: &Field| match field {
+        Field::Address => SetKeyType::Ipv4Addr,
+        Field::Protocol => SetKeyType::InetProto,
+        Field::Port => SetKeyType::InetService,
+        Field::Number => SetKeyType::Mark,
+    };
+    match fields {
+        [field] => of(field),
+        fields => SetKeyType::Concat(fields.iter().map(of).collect()),
+    }
+}
+
+fn element_of(key: &[u8], value: &Value) -> SetElement {
+    let element = SetElement::new(key.to_vec());
+    match value {
+        Value::Nothing => element,
+        Value::Goto(chain) => element.verdict(Verdict::GotoTo(chain_name(chain))),
+        Value::Bytes(bytes) => element.value(SetElement::new(bytes.clone())),
+    }
+}
