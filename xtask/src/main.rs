@@ -1,6 +1,12 @@
 //! The project's own commands: `cargo xtask up|test|tidy|gen|bench`.
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods, reason = "a tool for people, outside the product")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a tool for people, outside the product"
+)]
 
+mod bench;
 mod packages;
 mod tidy;
 
@@ -27,6 +33,8 @@ enum Task {
     },
     /// Everything that must hold before a change lands: packages, formatting, clippy, tidy, unit and end-to-end tests.
     Test,
+    /// Measure a cluster on this machine: the figures of docs/benchmarks.md.
+    Bench,
     /// Check the rules of the house.
     Tidy,
 }
@@ -36,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Up { args } => up(&root, &args),
         Task::Test => test(&root),
+        Task::Bench => bench::run(&root),
         Task::Tidy => tidy::run(&root),
     };
     match done {
@@ -71,7 +80,8 @@ fn test(root: &Path) -> Result<()> {
     step("clippy", || cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     step("tidy", || tidy::run(root))?;
     step("tests", || {
-        let nextest = Command::new("cargo").args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
+        let nextest =
+            Command::new("cargo").args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
         if nextest {
             cargo(root, &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
         } else {
@@ -88,7 +98,7 @@ fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn cargo(root: &Path, args: &[&str]) -> Result<()> {
+pub(crate) fn cargo(root: &Path, args: &[&str]) -> Result<()> {
     let status = Command::new("cargo").args(args).current_dir(root).status().context("cannot run cargo")?;
     if !status.success() {
         bail!("cargo {} failed ({status})", args.join(" "));

@@ -12,9 +12,7 @@ struct Need {
     why: &'static str,
 }
 
-const BUILD: &[Need] = &[
-    Need { program: "cc", packages: &["build-essential"], why: "some libraries hold C" },
-];
+const BUILD: &[Need] = &[Need { program: "cc", packages: &["build-essential"], why: "some libraries hold C" }];
 
 const TEST: &[Need] = &[
     Need { program: "ip", packages: &["iproute2"], why: "tests make network namespaces" },
@@ -63,7 +61,8 @@ fn install(needs: &[Need]) -> Result<()> {
     }
     let packages: Vec<_> = missing.iter().flat_map(|need| need.packages).copied().collect();
     println!("installing {}", packages.join(" "));
-    let installed = apt(&["update", "-qq"]).and_then(|()| apt(&[&["install", "-y", "-qq"], packages.as_slice()].concat()));
+    let installed =
+        apt(&["update", "-qq"]).and_then(|()| apt(&[&["install", "-y", "-qq"], packages.as_slice()].concat()));
     installed.with_context(|| {
         let list: Vec<_> = missing.iter().map(|need| format!("{} ({})", need.program, need.why)).collect();
         format!("please install by hand: {}", list.join(", "))
@@ -79,7 +78,8 @@ fn present(program: &str) -> bool {
 }
 
 fn apt(args: &[&str]) -> Result<()> {
-    let status = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()).status();
+    let status =
+        Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()).status();
     let status = status.context("cannot run apt-get")?;
     if !status.success() {
         bail!("apt-get {} failed ({status})", args.join(" "));

@@ -12,7 +12,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (0, &["base", "machinery"]),
     (1, &["api", "store", "linux"]),
     (2, &["control", "cri"]),
-    (3, &["apiserver", "controllers", "scheduler", "kubelet", "runtime", "network", "edge"]),
+    (3, &["apiserver", "controllers", "scheduler", "kubelet", "runtime", "network", "edge", "workload"]),
     (4, &["timonier"]),
     (5, &["xtask"]),
 ];
@@ -23,7 +23,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("redb", &["store"], "the store hides which engine is under it"),
     ("store", &["apiserver", "timonier"], "only the API server opens the store"),
     ("nlink", &["linux"], "system calls live in linux"),
-    ("anyhow", &["timonier", "xtask"], "libraries have typed errors"),
+    ("anyhow", &["timonier", "xtask", "workload"], "libraries have typed errors"),
 ];
 
 /// Crates that may hold `unsafe` code.
@@ -80,7 +80,8 @@ fn check_file(path: &Path, text: &str, findings: &mut Vec<String>) {
     if !text.starts_with("//!") && !text.starts_with("// @generated") {
         findings.push(format!("{shown}: does not begin with //! that says what it makes true"));
     }
-    let krate = path.components().nth(1).map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+    let krate =
+        path.components().nth(1).map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
     let in_tests = path.components().any(|part| part.as_os_str() == "tests");
     for (number, line) in text.lines().enumerate() {
         let code = line.trim_start();

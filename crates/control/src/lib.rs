@@ -8,6 +8,7 @@ pub mod changes;
 pub mod client;
 pub mod http_transport;
 pub mod informer;
+pub mod kubeconfig;
 pub mod transport;
 pub mod watch;
 
