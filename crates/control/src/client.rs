@@ -171,8 +171,8 @@ impl WatchScope {
 pub enum Written {
     /// The object is at this revision now.
     At(Key, u64),
-    /// The object is gone, or marked for deletion.
-    Deleted(Key),
+    /// The object (of that uid, where the deletion named one) is gone, or marked for deletion.
+    Deleted(Key, Option<String>),
     /// The answer was lost: perhaps it was done.
     Unknown(Key),
 }
@@ -216,7 +216,8 @@ impl Client {
         let uri = resource.path(Some(namespace).filter(|namespace| !namespace.is_empty()), None);
         // The name is only in the body; with a generated one a lost answer cannot be traced.
         let name = self.observer.as_ref().and_then(|_| Object::parse(resource, body.clone()).ok());
-        let key = name.filter(|object| !object.key().name.is_empty()).map(|object| Key::new(namespace, &*object.key().name));
+        let key =
+            name.filter(|object| !object.key().name.is_empty()).map(|object| Key::new(namespace, &*object.key().name));
         let result = self.object(resource, Method::POST, &uri, Some(JSON), body).await;
         self.observe(resource, key.as_ref(), &result);
         result
@@ -258,7 +259,7 @@ impl Client {
         let result = self.request(Method::DELETE, &path(resource, key, None), Some(JSON), body).await;
         if let Some(observer) = &self.observer {
             match &result {
-                Ok(_) => observer(resource, Written::Deleted(key.clone())),
+                Ok(_) => observer(resource, Written::Deleted(key.clone(), options.uid.clone())),
                 Err(error) if error.is_ambiguous() => observer(resource, Written::Unknown(key.clone())),
                 Err(_) => {}
             }
@@ -289,7 +290,9 @@ impl Client {
         let call = async { Ok(collect(self.open(method.clone(), uri, content_type, body).await?).await?) };
         match tokio::time::timeout(REQUEST_TIME_MAX, call).await {
             Ok(result) => result,
-            Err(_) => Err(TransportError { server: format!("{method} {uri}"), source: "no answer in time".into() }.into()),
+            Err(_) => {
+                Err(TransportError { server: format!("{method} {uri}"), source: "no answer in time".into() }.into())
+            }
         }
     }
 
@@ -463,10 +466,6 @@ fn parse_list(resource: &Resource, body: &Bytes) -> Result<List, Box<dyn std::er
     Ok(List { items, revision: list.metadata.resource_version.parse().unwrap_or(0) })
 }
 
-fn unreadable(
-    method: &Method,
-    uri: &str,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> ClientError {
+fn unreadable(method: &Method, uri: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
     ClientError::Answer { request: format!("{method} {uri}"), source: source.into() }
 }

@@ -54,7 +54,8 @@ impl HttpTransport {
         if url.is_none_or(|url| url.scheme_str() != Some("https") || url.host().is_none()) {
             return Err(HttpTransportError::Url { url: server });
         }
-        let authorization = bearer_token.map(|token| http::HeaderValue::try_from(format!("Bearer {token}"))).transpose();
+        let authorization =
+            bearer_token.map(|token| http::HeaderValue::try_from(format!("Bearer {token}"))).transpose();
         let mut authorization = authorization.map_err(HttpTransportError::Token)?;
         if let Some(value) = &mut authorization {
             value.set_sensitive(true);
@@ -86,7 +87,9 @@ impl Transport for HttpTransport {
         async move {
             let unreachable = |source| TransportError { server: server.clone(), source };
             let (mut head, body) = request.into_parts();
-            head.uri = format!("{server}{}", head.uri).parse().map_err(|error: http::uri::InvalidUri| unreachable(error.into()))?;
+            head.uri = format!("{server}{}", head.uri)
+                .parse()
+                .map_err(|error: http::uri::InvalidUri| unreachable(error.into()))?;
             if let Some(authorization) = authorization {
                 head.headers.insert(http::header::AUTHORIZATION, authorization);
             }

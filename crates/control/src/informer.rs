@@ -68,7 +68,8 @@ impl Informers {
         caches.insert(name, entry);
         drop(caches);
         let (client, random) = (self.0.client.clone(), self.0.random.clone());
-        let reflector = Reflector { client, resource: resource.clone(), scope, shared, random, resume: None, lists: false };
+        let reflector =
+            Reflector { client, resource: resource.clone(), scope, shared, random, resume: None, lists: false };
         self.0.tasks.spawn(format!("informer {}", resource.plural), reflector.run(stop));
         cache
     }
@@ -264,3 +265,6 @@ impl Reflector {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

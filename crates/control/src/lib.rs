@@ -6,15 +6,24 @@
 pub mod cache;
 pub mod changes;
 pub mod client;
+pub mod driver;
+pub mod events;
+pub mod harness;
 pub mod http_transport;
 pub mod informer;
 pub mod kubeconfig;
+pub mod lease;
+pub mod queue;
 pub mod transport;
 pub mod watch;
 
 pub use cache::{Cache, CustomIndex};
 pub use changes::{Change, Changes};
 pub use client::{Client, ClientError, DeleteOptions, List, PatchType, Propagation, WatchScope, Written};
+pub use driver::{Component, Controller, Ctx, Descriptor, Next, ReconcileError, Trigger, Writes};
+pub use events::{EventType, ObjectReference, Recorder};
 pub use http_transport::{HttpTransport, HttpTransportError};
 pub use informer::Informers;
+pub use lease::{LeaderElector, Timing};
+pub use queue::Queue;
 pub use transport::{Body, Transport, TransportError};
