@@ -7,6 +7,7 @@
 )]
 
 mod bench;
+mod r#gen;
 mod packages;
 mod tidy;
 
@@ -37,6 +38,8 @@ enum Task {
     Bench,
     /// Check the rules of the house.
     Tidy,
+    /// Write the schema table of the built-in types anew.
+    Gen,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Test => test(&root),
         Task::Bench => bench::run(&root),
         Task::Tidy => tidy::run(&root),
+        Task::Gen => r#gen::run(&root),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

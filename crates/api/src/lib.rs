@@ -7,6 +7,7 @@ pub mod error;
 pub mod object;
 pub mod resource;
 pub mod resources;
+pub mod schema;
 pub mod storage_key;
 pub mod typed;
 

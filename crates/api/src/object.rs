@@ -278,8 +278,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
     }
 }
 
+/// A string that stays in the bytes it was read from, unless it has escapes.
 #[derive(Deserialize)]
-struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Borrowed<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// Reads the selectable fields in one pass over the bytes.
 fn select(resource: &Resource, json: &[u8]) -> Result<Box<[Box<str>]>, EncodeError> {
