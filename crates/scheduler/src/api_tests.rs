@@ -1,0 +1,167 @@
+//! The scheduler over an API in memory: what it writes, and that failures and late watches lose and double nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::resources::{EVENTS, NODES, PODS};
+use base::{Random, Stop, Tasks};
+use control::harness::{Api, Fault};
+use control::{Client, Informers, Recorder};
+use serde_json::{Value, json};
+
+use crate::{Config, run};
+
+struct Running {
+    api: Api,
+    tasks: Tasks,
+    stop: Stop,
+}
+
+impl Running {
+    fn start(objects: &[Value], disturb: impl Fn(&Api)) -> Self {
+        let api = Api::new(Random::from_seed(1));
+        disturb(&api);
+        objects.iter().for_each(|object| drop(api.put(object.clone())));
+        let (tasks, stop) = (Tasks::new("test"), Stop::new());
+        let client = Client::new(api.transport(), "scheduler");
+        let bystander = Client::new(api.bystander(), "scheduler");
+        let clock = Arc::new(api.clock());
+        let config = Config {
+            client: client.clone(),
+            informers: Informers::new(client, tasks.clone(), stop.clone()),
+            clock: clock.clone(),
+            random: Random::from_seed(3),
+            recorder: Recorder::new(bystander, &tasks, stop.clone(), clock, "default-scheduler", ""),
+        };
+        let stopped = stop.clone();
+        tasks.spawn("scheduler", async move {
+            let Ok(()) = run(config, stopped).await;
+        });
+        Self { api, tasks, stop }
+    }
+
+    /// Waits, in virtual time, until the cluster is as wanted.
+    async fn until(&self, what: &str, holds: impl Fn(&Api) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !holds(&self.api) {
+            assert!(tokio::time::Instant::now() < deadline, "{what} does not come: {:#?}", self.api.list(PODS));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn end(self) {
+        self.stop.stop();
+        self.tasks.join().await;
+    }
+}
+
+fn node(name: &str, cpu: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {},
+        "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"}}})
+}
+
+fn pod(name: &str, cpu: &str, over: &Value) -> Value {
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"schedulerName": "default-scheduler", "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
+        "status": {"phase": "Pending"}});
+    machinery::patch::merge(&mut pod["spec"], over);
+    pod
+}
+
+fn node_of(api: &Api, name: &str) -> Option<String> {
+    api.get(PODS, "default", name)?["spec"]["nodeName"].as_str().map(str::to_owned)
+}
+
+fn condition(api: &Api, name: &str) -> Option<Value> {
+    let pod = api.get(PODS, "default", name)?;
+    pod["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == "PodScheduled").cloned()
+}
+
+fn has_event(api: &Api, reason: &str, message: &str) -> bool {
+    api.list(EVENTS).iter().any(|event| event["reason"] == reason && event["message"] == message)
+}
+
+#[tokio::test(start_paused = true)]
+async fn binds_its_own_pods_and_says_so() {
+    let running = Running::start(
+        &[
+            node("a", "4"),
+            pod("p", "1", &json!({})),
+            pod("foreign", "1", &json!({"schedulerName": "other"})),
+            pod("gated", "1", &json!({"schedulingGates": [{"name": "g"}]})),
+        ],
+        |_| {},
+    );
+    running.until("a binding", |api| node_of(api, "p").is_some()).await;
+    running.until("an event", |api| has_event(api, "Scheduled", "Successfully assigned default/p to a")).await;
+    assert_eq!((node_of(&running.api, "foreign"), node_of(&running.api, "gated")), (None, None));
+    let mut gated = running.api.get(PODS, "default", "gated").unwrap();
+    gated["spec"]["schedulingGates"] = json!([]);
+    running.api.put(gated);
+    running.until("the gated pod", |api| node_of(api, "gated").is_some()).await;
+    assert_eq!(node_of(&running.api, "foreign"), None);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn says_why_a_pod_waits_and_binds_it_when_a_node_helps() {
+    let running = Running::start(&[node("a", "1"), pod("p", "2", &json!({}))], |_| {});
+    let message = "0/1 nodes are available: 1 Insufficient cpu.";
+    running.until("a condition", |api| condition(api, "p").is_some()).await;
+    let found = condition(&running.api, "p").unwrap();
+    assert_eq!(
+        (&found["status"], &found["reason"], &found["message"]),
+        (&json!("False"), &json!("Unschedulable"), &json!(message))
+    );
+    running.until("an event", |api| has_event(api, "FailedScheduling", message)).await;
+    let writes = running.api.writes();
+    // A node that does not help wakes nobody.
+    running.api.put(node("b", "1"));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(running.api.writes(), writes);
+    running.api.put(node("c", "2"));
+    running.until("a binding", |api| node_of(api, "p").as_deref() == Some("c")).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_makes_room() {
+    let running =
+        Running::start(&[node("a", "1"), pod("p", "1", &json!({"nodeName": "a"})), pod("q", "1", &json!({}))], |_| {});
+    running.until("a condition", |api| condition(api, "q").is_some()).await;
+    running.api.delete(PODS, "default", "p");
+    // The harness has no kubelet: what it deletes gracefully is gone once it has ended.
+    if let Some(mut p) = running.api.get(PODS, "default", "p") {
+        p["status"]["phase"] = json!("Succeeded");
+        running.api.put(p);
+    }
+    running.until("a binding", |api| node_of(api, "q").is_some()).await;
+    running.end().await;
+}
+
+/// Eight pods that fill four nodes exactly: a pod lost, or one counted twice or not at all, shows.
+#[tokio::test(start_paused = true)]
+async fn failing_writes_and_late_watches_lose_and_over_commit_nothing() {
+    let nodes = ["a", "b", "c", "d"].map(|name| node(name, "2"));
+    let pods = (0..8).map(|number| pod(&format!("p{number}"), "1", &json!({})));
+    let objects: Vec<Value> = nodes.into_iter().chain(pods).collect();
+    for write in [1, 4, 8] {
+        for fault in [Fault::NotDone, Fault::AnswerLost] {
+            for delay in [0, 700] {
+                let running = Running::start(&objects, |api| {
+                    api.fail_write(write, fault);
+                    api.delay_watches(Duration::from_millis(delay));
+                });
+                running.until("every binding", |api| (0..8).all(|n| node_of(api, &format!("p{n}")).is_some())).await;
+                let mut used: BTreeMap<String, usize> = BTreeMap::new();
+                for number in 0..8 {
+                    *used.entry(node_of(&running.api, &format!("p{number}")).unwrap()).or_default() += 1;
+                }
+                assert!(used.values().all(|pods| *pods == 2), "write {write} {fault:?} delay {delay}: {used:?}");
+                assert_eq!(running.api.list(NODES).len(), 4);
+                running.end().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Where a pod goes: a pure function of image and pod.
+//!
+//! As upstream: nodes are looked at in turns, beginning where the last cycle stopped, until enough of them fit (in a large
+//! cluster a part of all); among the best of those, chance decides. If none fits, every node is asked why.
+
+use std::collections::BTreeMap;
+
+use crate::image::{Image, Node, NodeIndex};
+use crate::intern::Symbol;
+use crate::plugins::{Normalize, PLUGINS, Plugin, PluginSet, image_locality, node_affinity, taint_toleration};
+use crate::pod::{Needs, PodInfo};
+
+/// With fewer nodes that fit than this, all nodes are looked at.
+const FEASIBLE_MIN: usize = 100;
+
+/// One pod's cycle: the pod with what plugins worked out once for all nodes.
+pub struct Cycle<'a> {
+    /// The image.
+    pub image: &'a Image,
+    /// The pod.
+    pub pod: &'a PodInfo,
+    /// What it asks for.
+    pub needs: &'a Needs,
+    /// For `TaintToleration`.
+    pub tolerations: Vec<taint_toleration::Compiled>,
+    /// For `NodeAffinity`.
+    pub affinity: node_affinity::Compiled,
+    /// For `NodeResourcesFit`: the interned names of the pod's extended resources.
+    pub extended: Vec<Option<Symbol>>,
+    /// For `ImageLocality`.
+    pub images: Vec<Symbol>,
+    /// Which plugins have something to say.
+    relevant: PluginSet,
+}
+
+impl<'a> Cycle<'a> {
+    /// Prepares a cycle.
+    pub fn new(image: &'a Image, pod: &'a PodInfo) -> Self {
+        let (needs, interner) = (&*pod.needs, image.interner());
+        let mut cycle = Self {
+            image,
+            pod,
+            needs,
+            tolerations: taint_toleration::compile(&needs.tolerations, interner),
+            affinity: node_affinity::Compiled::new(&needs.node, interner),
+            extended: needs.requests.extended.iter().map(|(name, _)| interner.find(name)).collect(),
+            images: image_locality::compile(&needs.images, image),
+            relevant: PluginSet::default(),
+        };
+        for (place, plugin) in PLUGINS.iter().enumerate() {
+            if (plugin.relevant)(&cycle) {
+                cycle.relevant.insert(place);
+            }
+        }
+        cycle
+    }
+
+    /// Whether the pod can go to a node.
+    pub fn fits(&self, node: &Node) -> bool {
+        node.present && self.relevant.iter().all(|plugin| plugin.filter.is_none_or(|filter| filter(self, node)))
+    }
+
+    /// Adds why the pod cannot go to a node: all that the first plugin says that refuses.
+    fn explain(&self, node: &Node, rejections: &mut Rejections) {
+        let refusing = PLUGINS.iter().enumerate().find(|(place, plugin)| {
+            self.relevant.contains(*place) && plugin.filter.is_some_and(|filter| !filter(self, node))
+        });
+        if let Some((place, plugin)) = refusing {
+            rejections.plugins.insert(place);
+            (plugin.explain)(self, node, &mut |reason| match rejections.reasons.get_mut(reason) {
+                Some(nodes) => *nodes += 1,
+                None => {
+                    rejections.reasons.insert(reason.to_owned(), 1);
+                }
+            });
+        }
+    }
+
+    /// Every node's reason, where none fits.
+    fn explain_all(&self) -> Rejections {
+        let mut rejections = Rejections { nodes: self.image.order().len(), ..Rejections::default() };
+        for index in self.image.order() {
+            self.explain(self.image.node(*index), &mut rejections);
+        }
+        rejections
+    }
+}
+
+/// Whether a pod could go to one node: the precise half of a queueing hint.
+pub fn fits(image: &Image, pod: &PodInfo, node: NodeIndex) -> bool {
+    Cycle::new(image, pod).fits(image.node(node))
+}
+
+/// Why a pod fits nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rejections {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// How many nodes gave each reason.
+    pub reasons: BTreeMap<String, usize>,
+    /// Which plugins refused.
+    pub plugins: PluginSet,
+}
+
+impl std::fmt::Display for Rejections {
+    /// In upstream's words: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.nodes == 0 {
+            return f.write_str("no nodes available to schedule pods");
+        }
+        let mut reasons: Vec<_> = self.reasons.iter().map(|(reason, nodes)| format!("{nodes} {reason}")).collect();
+        reasons.sort();
+        write!(f, "0/{} nodes are available: {}.", self.nodes, reasons.join(", "))
+    }
+}
+
+/// What goes on from one cycle to the next: where to begin, and chance. Its buffers spare each cycle two allocations.
+#[derive(Debug, Default)]
+pub struct Turn {
+    start: usize,
+    chance: u64,
+    feasible: Vec<NodeIndex>,
+    totals: Vec<i64>,
+    scores: Vec<i64>,
+}
+
+impl Turn {
+    /// The same seed gives the same choices.
+    pub fn new(seed: u64) -> Self {
+        Self { chance: seed | 1, ..Self::default() }
+    }
+
+    /// xorshift: spread is all that is asked of it.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        self.chance % bound
+    }
+}
+
+/// Chooses a node for a pod, or says why there is none.
+pub fn place(image: &Image, pod: &PodInfo, turn: &mut Turn) -> Result<NodeIndex, Rejections> {
+    let cycle = Cycle::new(image, pod);
+    find_feasible(&cycle, turn);
+    match turn.feasible.len() {
+        0 => Err(cycle.explain_all()),
+        1 => Ok(turn.feasible[0]),
+        _ => Ok(best(&cycle, turn)),
+    }
+}
+
+/// How many fitting nodes are enough, as upstream computes it: half of all, less one percent for each 125 nodes, at least
+/// five percent.
+fn feasible_wanted(nodes: usize) -> usize {
+    if nodes < FEASIBLE_MIN {
+        return nodes;
+    }
+    let percent = 50_usize.saturating_sub(nodes / 125).max(5);
+    (nodes * percent / 100).max(FEASIBLE_MIN)
+}
+
+fn find_feasible(cycle: &Cycle<'_>, turn: &mut Turn) {
+    turn.feasible.clear();
+    let image = cycle.image;
+    if let Some(named) = cycle.affinity.named_nodes(image) {
+        turn.feasible.extend(named.into_iter().filter(|index| cycle.fits(image.node(*index))));
+        return;
+    }
+    let order = image.order();
+    let wanted = feasible_wanted(order.len());
+    let start = if order.is_empty() { 0 } else { turn.start % order.len() };
+    let (before, from) = order.split_at(start);
+    let mut looked_at = 0;
+    for index in from.iter().chain(before) {
+        looked_at += 1;
+        if cycle.fits(image.node(*index)) {
+            turn.feasible.push(*index);
+            if turn.feasible.len() >= wanted {
+                break;
+            }
+        }
+    }
+    turn.start = if order.is_empty() { 0 } else { (start + looked_at) % order.len() };
+}
+
+fn best(cycle: &Cycle<'_>, turn: &mut Turn) -> NodeIndex {
+    turn.totals.clear();
+    turn.totals.resize(turn.feasible.len(), 0);
+    for plugin in cycle.relevant.iter().filter(|plugin| worth_scoring(cycle, plugin)) {
+        let Some(score) = &plugin.score else { continue };
+        turn.scores.clear();
+        turn.scores.extend(turn.feasible.iter().map(|index| (score.score)(cycle, cycle.image.node(*index))));
+        normalize(score.normalize, &mut turn.scores);
+        for (total, score_of_node) in turn.totals.iter_mut().zip(&turn.scores) {
+            *total += score.weight * score_of_node;
+        }
+    }
+    let (mut chosen, mut equals) = (0, 1);
+    for at in 1..turn.totals.len() {
+        if turn.totals[at] > turn.totals[chosen] {
+            (chosen, equals) = (at, 1);
+        } else if turn.totals[at] == turn.totals[chosen] {
+            equals += 1;
+            if turn.below(equals) == 0 {
+                chosen = at;
+            }
+        }
+    }
+    turn.feasible[chosen]
+}
+
+/// A score that is the same for all nodes changes nothing.
+fn worth_scoring(cycle: &Cycle<'_>, plugin: &Plugin) -> bool {
+    plugin.name != taint_toleration::PLUGIN.name || cycle.image.has_soft_taints()
+}
+
+fn normalize(how: Normalize, scores: &mut [i64]) {
+    let largest = scores.iter().copied().max().unwrap_or(0);
+    if how == Normalize::No || (largest == 0 && how == Normalize::ByLargest) {
+        return;
+    }
+    for score in scores {
+        let share = if largest == 0 { 0 } else { *score * 100 / largest };
+        *score = if how == Normalize::ReverseByLargest { 100 - share } else { share };
+    }
+}

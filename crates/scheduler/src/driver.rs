@@ -1,0 +1,344 @@
+//! Joins image, queue and cycle to the API.
+//!
+//! One task owns image and queue. It takes in what has happened, places the pods that are ready, and waits for the next
+//! event. Writes run beside it, at most [`WRITES_MAX`] at a time; each reports its end to the task.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use api::resources::{NODES, PODS};
+use api::{Key, Object};
+use base::{Random, SharedClock, Stop, Tasks, chain};
+use control::{Change, Changes, Client, ClientError, EventType, Informers, ObjectReference, Recorder};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::cycle::{Cycle, Rejections, Turn, place};
+use crate::image::{Image, NodeIndex, What};
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+use crate::queue::Queue;
+use crate::writes;
+
+/// The scheduler whose pods these are.
+const NAME: &str = "default-scheduler";
+/// How many writes are under way at once. Without a limit a burst of pods would queue up in the API server, where it hurts
+/// everybody.
+const WRITES_MAX: usize = 256;
+/// How many changes are taken in, and how many pods placed, before other tasks get a turn.
+const CHANGES_IN_A_ROW: usize = 512;
+const PODS_IN_A_ROW: usize = 64;
+
+/// What the scheduler works with.
+pub struct Config {
+    /// Writes bindings and conditions, as `system:kube-scheduler`.
+    pub client: Client,
+    /// Where pods and nodes come from.
+    pub informers: Informers,
+    /// Time stamps of conditions.
+    pub clock: SharedClock,
+    /// Chooses among equally good nodes.
+    pub random: Random,
+    /// Events about pods.
+    pub recorder: Recorder,
+}
+
+/// Schedules until `stop`. Returns when every write that it started has ended.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
+    let tasks = Tasks::new("scheduler");
+    let (results, outcomes) = mpsc::channel(WRITES_MAX);
+    let scheduler = Scheduler {
+        pods: config.informers.all(PODS).changes(),
+        nodes: config.informers.all(NODES).changes(),
+        synced: (false, false),
+        image: Image::default(),
+        queue: Queue::default(),
+        turn: Turn::new(config.random.below(usize::MAX) as u64),
+        changed: BTreeMap::new(),
+        writes: 0,
+        results,
+        outcomes,
+        tasks: tasks.clone(),
+        config,
+    };
+    let _ = stop.or_stopped(scheduler.run()).await;
+    tasks.join().await;
+    Ok(())
+}
+
+/// How a write ended.
+enum Outcome {
+    Bound { pod: Arc<PodInfo>, node: Arc<str>, result: Result<(), ClientError> },
+    Reported { pod: Arc<PodInfo>, result: Result<(), ClientError> },
+}
+
+struct Scheduler {
+    config: Config,
+    tasks: Tasks,
+    pods: Changes,
+    nodes: Changes,
+    /// Whether all pods and all nodes that were present at the start are in the image.
+    synced: (bool, bool),
+    image: Image,
+    queue: Queue,
+    turn: Turn,
+    /// Nodes that changed since the waiting pods were last looked at.
+    changed: BTreeMap<NodeIndex, What>,
+    /// How many writes are under way.
+    writes: usize,
+    results: mpsc::Sender<Outcome>,
+    outcomes: mpsc::Receiver<Outcome>,
+}
+
+impl Scheduler {
+    async fn run(mut self) {
+        loop {
+            self.take_in();
+            self.give_hints();
+            self.queue.advance(Instant::now());
+            // Before everything is known a node looks emptier than it is.
+            if self.synced == (true, true) {
+                self.place_some();
+            }
+            if self.can_place() {
+                tokio::task::yield_now().await;
+            } else {
+                self.wait().await;
+            }
+        }
+    }
+
+    fn can_place(&self) -> bool {
+        self.synced == (true, true) && self.queue.has_active() && self.writes < WRITES_MAX
+    }
+
+    /// Takes in what has happened already.
+    fn take_in(&mut self) {
+        for _ in 0..CHANGES_IN_A_ROW {
+            let (node, pod) = (self.nodes.try_next(), self.pods.try_next());
+            if node.is_none() && pod.is_none() {
+                break;
+            }
+            node.into_iter().for_each(|(change, _)| self.on_node(change));
+            pod.into_iter().for_each(|(change, _)| self.on_pod(change));
+        }
+        while let Ok(outcome) = self.outcomes.try_recv() {
+            self.on_outcome(outcome);
+        }
+    }
+
+    /// Waits for something to happen, and takes it in.
+    async fn wait(&mut self) {
+        let due = self.queue.next_due();
+        let far = Instant::now() + std::time::Duration::from_secs(3600);
+        tokio::select! {
+            change = self.nodes.next() => self.on_node(change),
+            change = self.pods.next() => self.on_pod(change),
+            Some(outcome) = self.outcomes.recv() => self.on_outcome(outcome),
+            () = tokio::time::sleep_until(due.unwrap_or(far)), if due.is_some() => {}
+        }
+    }
+
+    fn on_node(&mut self, change: Change) {
+        match change {
+            Change::Applied(object) => match NodeInfo::read(&object) {
+                Ok(info) => {
+                    let (index, what) = self.image.apply_node(info);
+                    self.note(index, what);
+                }
+                Err(error) => skip("node", &object, &error),
+            },
+            Change::Deleted(object) => self.image.remove_node(&object.key().name),
+            Change::Synced => self.synced.1 = true,
+        }
+    }
+
+    fn on_pod(&mut self, change: Change) {
+        match change {
+            Change::Applied(object) => self.on_pod_applied(&object),
+            Change::Deleted(object) => {
+                self.queue.remove(object.key());
+                self.uncount(object.key());
+            }
+            Change::Synced => self.synced.0 = true,
+        }
+    }
+
+    fn on_pod_applied(&mut self, object: &Object) {
+        let (key, uid) = (object.key(), object.uid());
+        let node = object.field(PODS, "spec.nodeName").unwrap_or_default();
+        if matches!(object.field(PODS, "status.phase"), Some("Succeeded" | "Failed")) {
+            self.queue.remove(key);
+            self.uncount(key);
+            return;
+        }
+        if !node.is_empty() {
+            self.queue.remove(key);
+            // Most changes of a pod are its status: what it holds of its node changes only with its generation.
+            if self.image.confirm(key, uid, node) && self.image.generation(key) == Some(object.index().generation) {
+                return;
+            }
+        } else if self.image.pod(key).is_some_and(|(counted, _, assumed)| assumed && counted == uid) {
+            // It is being bound: this state is older.
+            return;
+        }
+        match PodInfo::read(object) {
+            Ok(pod) if node.is_empty() => self.on_pod_without_node(pod),
+            Ok(pod) => {
+                let before = self.image.add_pod(&pod, node);
+                before.into_iter().for_each(|freed| self.note(freed, What::RESOURCES.and(What::PORTS)));
+            }
+            Err(error) => skip("pod", object, &error),
+        }
+    }
+
+    fn on_pod_without_node(&mut self, pod: PodInfo) {
+        // One of the same name that went unseen.
+        self.uncount(&pod.key);
+        if &*pod.scheduler_name == NAME && !pod.deleting {
+            self.queue.upsert(Arc::new(pod), Instant::now());
+        } else {
+            self.queue.remove(&pod.key);
+        }
+    }
+
+    fn uncount(&mut self, key: &Key) {
+        if let Some(node) = self.image.remove_pod(key) {
+            self.note(node, What::RESOURCES.and(What::PORTS));
+        }
+    }
+
+    fn note(&mut self, node: NodeIndex, what: What) {
+        if what != What::NOTHING {
+            let noted = self.changed.entry(node).or_default();
+            *noted = noted.and(what);
+        }
+    }
+
+    /// Wakes the pods that were rejected and now fit a node that changed.
+    fn give_hints(&mut self) {
+        if self.changed.is_empty() {
+            return;
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let image = &self.image;
+        let any = changed.values().fold(What::NOTHING, |all, what| all.and(*what));
+        self.queue.hint(Instant::now(), |pod, plugins| {
+            if plugins == Default::default() {
+                // Rejected when there was no node at all.
+                return any == What::ALL;
+            }
+            if !plugins.hinted_by(any) {
+                return false;
+            }
+            let cycle = Cycle::new(image, pod);
+            changed.iter().any(|(node, what)| plugins.hinted_by(*what) && cycle.fits(image.node(*node)))
+        });
+    }
+
+    fn place_some(&mut self) {
+        for _ in 0..PODS_IN_A_ROW {
+            // Each attempt ends in at most one write, so that none has to be kept back.
+            if self.writes >= WRITES_MAX {
+                return;
+            }
+            let Some(pod) = self.queue.pop() else { return };
+            match place(&self.image, &pod, &mut self.turn) {
+                Ok(node) => self.bind(pod, node),
+                Err(rejections) => self.reject(pod, &rejections),
+            }
+        }
+    }
+
+    fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIndex) {
+        self.image.assume(&pod, node);
+        let node = self.image.node(node).name.clone();
+        let client = self.config.client.clone();
+        self.write("bind", async move {
+            let result = writes::bind(&client, &pod, &node).await;
+            Outcome::Bound { pod, node, result }
+        });
+    }
+
+    fn reject(&mut self, pod: Arc<PodInfo>, rejections: &Rejections) {
+        let message = rejections.to_string();
+        self.queue.reject(&pod.key, rejections.plugins, Instant::now());
+        self.say_why(pod, "Unschedulable", &message);
+    }
+
+    /// The event at every attempt (equal ones are counted up), the condition only when it says something new.
+    fn say_why(&mut self, pod: Arc<PodInfo>, reason: &str, message: &str) {
+        self.config.recorder.event(&about(&pod), EventType::Warning, "FailedScheduling", message);
+        if pod.reported.as_ref().is_some_and(|(was, said)| **was == *reason && **said == *message) {
+            return;
+        }
+        let patch = writes::condition(&pod, reason, message, self.config.clock.now());
+        let client = self.config.client.clone();
+        self.write("report", async move {
+            let result = writes::report(&client, &pod, &patch).await;
+            Outcome::Reported { pod, result }
+        });
+    }
+
+    /// Starts a write whose end comes back as an [`Outcome`]: there is room for as many as are under way.
+    fn write(&mut self, name: &str, write: impl Future<Output = Outcome> + Send + 'static) {
+        self.writes += 1;
+        let results = self.results.clone();
+        self.tasks.spawn(name, async move {
+            // Nobody listens any more only when the scheduler has stopped.
+            let _ = results.send(write.await).await;
+        });
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome) {
+        self.writes -= 1;
+        match outcome {
+            Outcome::Bound { pod, node, result: Ok(()) } => {
+                self.queue.finish(&pod);
+                let message = format!("Successfully assigned {} to {node}", pod.key);
+                self.config.recorder.event(&about(&pod), EventType::Normal, "Scheduled", &message);
+            }
+            Outcome::Bound { pod, node, result: Err(error) } => self.on_bind_failed(&pod, &node, &error),
+            Outcome::Reported { result: Ok(()), .. } => {}
+            Outcome::Reported { pod, result: Err(error) } => {
+                // Said again at the next attempt, since the pod then still lacks the condition.
+                if !error.is_not_found() {
+                    tracing::warn!(pod = %pod.key, error = chain(&error), "cannot write why a pod waits");
+                }
+            }
+        }
+    }
+
+    /// Gives the node's room back and tries again later. If the binding was written all the same, the watch says so.
+    fn on_bind_failed(&mut self, pod: &PodInfo, node: &str, error: &ClientError) {
+        let counted = self.image.pod(&pod.key);
+        if !counted.is_some_and(|(uid, _, assumed)| assumed && *uid == *pod.uid) {
+            return;
+        }
+        self.uncount(&pod.key);
+        self.queue.retry(&pod.key, Instant::now());
+        if error.is_not_found() {
+            return;
+        }
+        tracing::warn!(pod = %pod.key, node, error = chain(error), "cannot bind");
+        let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {}", chain(error));
+        self.config.recorder.event(&about(pod), EventType::Warning, "FailedScheduling", &message);
+    }
+}
+
+fn skip(kind: &str, object: &Object, error: &serde_json::Error) {
+    tracing::warn!(kind, key = %object.key(), %error, "skipped: cannot be read");
+}
+
+fn about(pod: &PodInfo) -> ObjectReference {
+    ObjectReference {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: pod.key.namespace.to_string(),
+        name: pod.key.name.to_string(),
+        uid: pod.uid.to_string(),
+        resource_version: String::new(),
+        field_path: String::new(),
+    }
+}

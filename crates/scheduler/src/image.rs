@@ -1,0 +1,468 @@
+//! The cluster as placement needs it: nodes in an array with integer resources and interned labels, and what the pods on
+//! them hold.
+//!
+//! It is changed by events and never rebuilt. Each pod is counted on exactly one node, from the moment it is placed (assumed)
+//! until it is gone or has ended; what it added is what is taken away, since the image keeps the pod as it was counted. A pod
+//! may arrive before its node: the node's slot is then held without being a place to go. Slots are used again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::Key;
+
+use crate::intern::{Interner, Symbol};
+use crate::node::NodeInfo;
+use crate::pod::{HostPort, Needs, PodInfo};
+
+/// A node's place in the image. Used again once the node and its pods are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIndex(u32);
+
+/// What of a node changed, for queueing hints: a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct What(u8);
+
+impl What {
+    /// Nothing that matters.
+    pub const NOTHING: What = What(0);
+    /// There is more of some resource.
+    pub const RESOURCES: What = What(1);
+    /// Host ports became free.
+    pub const PORTS: What = What(2);
+    /// Labels.
+    pub const LABELS: What = What(4);
+    /// Taints, or whether pods may be scheduled at all.
+    pub const TAINTS: What = What(8);
+    /// The node is new.
+    pub const ALL: What = What(15);
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: What) -> What {
+        What(self.0 | other.0)
+    }
+
+    /// Whether they have something in common.
+    pub fn meets(self, other: What) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// What pods hold of a node or may hold of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Thousandths of a CPU.
+    pub milli_cpu: i64,
+    /// Bytes.
+    pub memory: i64,
+    /// Bytes.
+    pub ephemeral: i64,
+    /// Pods.
+    pub pods: i64,
+}
+
+/// An interned taint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeTaint {
+    /// Its key.
+    pub key: Symbol,
+    /// Its value.
+    pub value: Symbol,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// What a taint does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the API's own")]
+pub enum Effect {
+    NoSchedule,
+    PreferNoSchedule,
+    NoExecute,
+}
+
+/// An extended resource of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extended {
+    /// Its name.
+    pub name: Symbol,
+    /// What the node has.
+    pub allocatable: i64,
+    /// What its pods ask for.
+    pub requested: i64,
+}
+
+/// One slot of the image.
+#[derive(Debug)]
+pub struct Node {
+    /// What the node has.
+    pub allocatable: Room,
+    /// What its pods ask for.
+    pub requested: Room,
+    /// CPU and memory that its pods ask for, as scores count them.
+    pub nonzero: (i64, i64),
+    /// Whether the node object exists. Only then pods may go there.
+    pub present: bool,
+    /// `spec.unschedulable`.
+    pub unschedulable: bool,
+    /// Taints.
+    pub taints: Box<[NodeTaint]>,
+    /// Extended resources.
+    pub extended: Vec<Extended>,
+    /// Host ports in use.
+    pub ports: Vec<HostPort>,
+    /// Labels, sorted by key.
+    pub labels: Box<[(Symbol, Symbol)]>,
+    /// Images present with their sizes, sorted.
+    pub images: Box<[(Symbol, i64)]>,
+    /// The name.
+    pub name: Arc<str>,
+    /// Where it stands in the order of present nodes.
+    at: usize,
+    /// The node as it came, to find out what changed.
+    info: Option<NodeInfo>,
+}
+
+struct Held {
+    node: NodeIndex,
+    uid: Box<str>,
+    generation: i64,
+    needs: Arc<Needs>,
+    assumed: bool,
+}
+
+/// The cluster image.
+#[derive(Default)]
+pub struct Image {
+    nodes: Vec<Node>,
+    free: Vec<NodeIndex>,
+    by_name: HashMap<Arc<str>, NodeIndex>,
+    /// The present nodes. Placement goes round in this order.
+    order: Vec<NodeIndex>,
+    pods: HashMap<Key, Held>,
+    /// On how many nodes each image is.
+    images: HashMap<Symbol, usize>,
+    /// How many taints there are that only weigh: without any, nobody looks for them.
+    soft_taints: usize,
+    interner: Interner,
+}
+
+impl Image {
+    /// The present nodes, in the order in which placement goes round.
+    pub fn order(&self) -> &[NodeIndex] {
+        &self.order
+    }
+
+    /// One node.
+    pub fn node(&self, index: NodeIndex) -> &Node {
+        &self.nodes[index.0 as usize]
+    }
+
+    /// A present node by name.
+    pub fn find(&self, name: &str) -> Option<NodeIndex> {
+        self.by_name.get(name).copied().filter(|index| self.node(*index).present)
+    }
+
+    /// The interned texts.
+    pub fn interner(&self) -> &Interner {
+        &self.interner
+    }
+
+    /// On how many nodes an image is.
+    pub fn nodes_with_image(&self, image: Symbol) -> usize {
+        self.images.get(&image).copied().unwrap_or(0)
+    }
+
+    /// Whether any node has a taint that only weighs.
+    pub fn has_soft_taints(&self) -> bool {
+        self.soft_taints > 0
+    }
+
+    /// The uid and node of a pod that is counted, and whether it is only assumed.
+    pub fn pod(&self, key: &Key) -> Option<(&str, NodeIndex, bool)> {
+        self.pods.get(key).map(|held| (&*held.uid, held.node, held.assumed))
+    }
+
+    /// The generation at which a pod was counted.
+    pub fn generation(&self, key: &Key) -> Option<i64> {
+        self.pods.get(key).map(|held| held.generation)
+    }
+
+    /// How many pods are counted.
+    pub fn pods_len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Takes in a node's state and says what of it changed for the better of pods that wait.
+    pub fn apply_node(&mut self, info: NodeInfo) -> (NodeIndex, What) {
+        let index = self.slot(&info.name);
+        let node = &mut self.nodes[index.0 as usize];
+        if node.info.as_ref() == Some(&info) {
+            return (index, What::NOTHING);
+        }
+        let what = node.info.as_ref().map_or(What::ALL, |old| difference(old, &info));
+        if !node.present {
+            node.present = true;
+            node.at = self.order.len();
+            self.order.push(index);
+        }
+        self.give_up_symbols(index);
+        self.describe(index, info);
+        (index, what)
+    }
+
+    /// Takes a node out. Its pods stay counted until they go.
+    pub fn remove_node(&mut self, name: &str) {
+        let Some(index) = self.find(name) else { return };
+        self.give_up_symbols(index);
+        let node = &mut self.nodes[index.0 as usize];
+        (node.present, node.info, node.allocatable) = (false, None, Room::default());
+        let at = node.at;
+        self.order.swap_remove(at);
+        if let Some(moved) = self.order.get(at) {
+            self.nodes[moved.0 as usize].at = at;
+        }
+        self.free_if_empty(index);
+    }
+
+    /// Counts a pod on the node that it is bound to. Takes the place of what was counted under its name.
+    pub fn add_pod(&mut self, pod: &PodInfo, node: &str) -> Option<NodeIndex> {
+        let freed = self.remove_pod(&pod.key);
+        let index = self.slot(node);
+        self.count(pod, index, false);
+        freed.filter(|freed| *freed != index)
+    }
+
+    /// Counts a pod on the node that was chosen for it, before it is bound.
+    pub fn assume(&mut self, pod: &PodInfo, node: NodeIndex) {
+        self.remove_pod(&pod.key);
+        self.count(pod, node, true);
+    }
+
+    /// Whether this very pod is counted on that node already. It is then no longer only assumed.
+    pub fn confirm(&mut self, key: &Key, uid: &str, node: &str) -> bool {
+        let Some(held) = self.pods.get_mut(key) else { return false };
+        let same = &*held.uid == uid && *self.nodes[held.node.0 as usize].name == *node;
+        held.assumed &= !same;
+        same
+    }
+
+    /// Counts a pod no longer. The node that it was on.
+    pub fn remove_pod(&mut self, key: &Key) -> Option<NodeIndex> {
+        let held = self.pods.remove(key)?;
+        let node = &mut self.nodes[held.node.0 as usize];
+        node.add(&held.needs, -1);
+        for (name, amount) in &held.needs.requests.extended {
+            let symbol = self.interner.find(name).expect("a counted pod holds its resources' names");
+            let at = node.extended.iter().position(|e| e.name == symbol).expect("as when the pod was counted");
+            node.extended[at].requested -= amount;
+            if node.extended[at].requested == 0 && node.extended[at].allocatable == 0 {
+                node.extended.swap_remove(at);
+            }
+            self.interner.release(symbol);
+        }
+        for port in &held.needs.ports {
+            if let Some(at) = node.ports.iter().position(|held| held == port) {
+                node.ports.swap_remove(at);
+            }
+        }
+        self.free_if_empty(held.node);
+        Some(held.node)
+    }
+
+    fn count(&mut self, pod: &PodInfo, index: NodeIndex, assumed: bool) {
+        let node = &mut self.nodes[index.0 as usize];
+        node.add(&pod.needs, 1);
+        for (name, amount) in &pod.needs.requests.extended {
+            let symbol = self.interner.acquire(name);
+            match node.extended.iter_mut().find(|extended| extended.name == symbol) {
+                Some(extended) => extended.requested += amount,
+                None => node.extended.push(Extended { name: symbol, allocatable: 0, requested: *amount }),
+            }
+        }
+        node.ports.extend(pod.needs.ports.iter().cloned());
+        let (uid, generation, needs) = (pod.uid.clone(), pod.generation, pod.needs.clone());
+        self.pods.insert(pod.key.clone(), Held { node: index, uid, generation, needs, assumed });
+    }
+
+    fn slot(&mut self, name: &str) -> NodeIndex {
+        if let Some(index) = self.by_name.get(name) {
+            return *index;
+        }
+        let name: Arc<str> = name.into();
+        let node = Node::empty(name.clone());
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.nodes[index.0 as usize] = node;
+                index
+            }
+            None => {
+                self.nodes.push(node);
+                NodeIndex(self.nodes.len() as u32 - 1)
+            }
+        };
+        self.by_name.insert(name, index);
+        index
+    }
+
+    fn free_if_empty(&mut self, index: NodeIndex) {
+        let node = &self.nodes[index.0 as usize];
+        if !node.present && node.requested.pods == 0 {
+            self.by_name.remove(&node.name);
+            self.free.push(index);
+        }
+    }
+
+    /// Interns what the node carries.
+    fn describe(&mut self, index: NodeIndex, info: NodeInfo) {
+        let interner = &mut self.interner;
+        let node = &mut self.nodes[index.0 as usize];
+        node.allocatable = Room {
+            milli_cpu: info.allocatable.milli_cpu,
+            memory: info.allocatable.memory,
+            ephemeral: info.allocatable.ephemeral,
+            pods: info.pods_max,
+        };
+        node.unschedulable = info.unschedulable;
+        let labels = info.labels.iter().map(|(key, value)| (interner.acquire(key), interner.acquire(value)));
+        let mut labels: Vec<_> = labels.collect();
+        labels.sort_unstable();
+        node.labels = labels.into();
+        let taints = info.taints.iter().filter_map(|taint| {
+            let effect = Effect::read(&taint.effect)?;
+            Some(NodeTaint { key: interner.acquire(&taint.key), value: interner.acquire(&taint.value), effect })
+        });
+        node.taints = taints.collect();
+        self.soft_taints += node.soft_taints();
+        let mut images: Vec<_> = info.images.iter().map(|(name, size)| (interner.acquire(name), *size)).collect();
+        images.sort_unstable();
+        images.dedup_by(|a, b| {
+            let twice = a.0 == b.0;
+            if twice {
+                interner.release(a.0);
+            }
+            twice
+        });
+        for (image, _) in &images {
+            *self.images.entry(*image).or_default() += 1;
+        }
+        node.images = images.into();
+        for (name, amount) in &info.allocatable.extended {
+            let name = interner.acquire(name);
+            match node.extended.iter_mut().find(|extended| extended.name == name) {
+                Some(extended) => extended.allocatable = *amount,
+                None => node.extended.push(Extended { name, allocatable: *amount, requested: 0 }),
+            }
+        }
+        node.info = Some(info);
+    }
+
+    /// Releases what [`Image::describe`] interned.
+    fn give_up_symbols(&mut self, index: NodeIndex) {
+        let node = &mut self.nodes[index.0 as usize];
+        self.soft_taints -= node.soft_taints();
+        for (key, value) in std::mem::take(&mut node.labels) {
+            self.interner.release(key);
+            self.interner.release(value);
+        }
+        for taint in std::mem::take(&mut node.taints) {
+            self.interner.release(taint.key);
+            self.interner.release(taint.value);
+        }
+        for (image, _) in std::mem::take(&mut node.images) {
+            let nodes = self.images.get_mut(&image).expect("an image of a node is counted");
+            *nodes -= 1;
+            if *nodes == 0 {
+                self.images.remove(&image);
+            }
+            self.interner.release(image);
+        }
+        let Some(info) = &node.info else { return };
+        for (name, _) in &info.allocatable.extended {
+            let symbol = self.interner.find(name).expect("a node holds its resources' names");
+            // One of which the node has none went with the last pod that asked for it.
+            if let Some(at) = node.extended.iter().position(|extended| extended.name == symbol) {
+                node.extended[at].allocatable = 0;
+                if node.extended[at].requested == 0 {
+                    node.extended.swap_remove(at);
+                }
+            }
+            self.interner.release(symbol);
+        }
+    }
+}
+
+impl Node {
+    fn empty(name: Arc<str>) -> Self {
+        Self {
+            allocatable: Room::default(),
+            requested: Room::default(),
+            nonzero: (0, 0),
+            present: false,
+            unschedulable: false,
+            taints: Box::default(),
+            extended: Vec::new(),
+            ports: Vec::new(),
+            labels: Box::default(),
+            images: Box::default(),
+            name,
+            at: 0,
+            info: None,
+        }
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: Symbol) -> Option<Symbol> {
+        self.labels.binary_search_by_key(&key, |label| label.0).ok().map(|at| self.labels[at].1)
+    }
+
+    fn add(&mut self, needs: &Needs, sign: i64) {
+        self.requested.milli_cpu += sign * needs.requests.milli_cpu;
+        self.requested.memory += sign * needs.requests.memory;
+        self.requested.ephemeral += sign * needs.requests.ephemeral;
+        self.requested.pods += sign;
+        self.nonzero.0 += sign * needs.nonzero.milli_cpu;
+        self.nonzero.1 += sign * needs.nonzero.memory;
+    }
+
+    fn soft_taints(&self) -> usize {
+        self.taints.iter().filter(|taint| taint.effect == Effect::PreferNoSchedule).count()
+    }
+}
+
+impl Effect {
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "NoSchedule" => Some(Self::NoSchedule),
+            "PreferNoSchedule" => Some(Self::PreferNoSchedule),
+            "NoExecute" => Some(Self::NoExecute),
+            _ => None,
+        }
+    }
+
+    /// As the API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoSchedule => "NoSchedule",
+            Self::PreferNoSchedule => "PreferNoSchedule",
+            Self::NoExecute => "NoExecute",
+        }
+    }
+}
+
+/// What of a node changed so that a pod that was rejected may now go there.
+fn difference(old: &NodeInfo, new: &NodeInfo) -> What {
+    let mut what = What::NOTHING;
+    let (had, has) = (&old.allocatable, &new.allocatable);
+    let more = has.milli_cpu > had.milli_cpu || has.memory > had.memory || has.ephemeral > had.ephemeral;
+    if more || new.pods_max > old.pods_max || has.extended != had.extended {
+        what = what.and(What::RESOURCES);
+    }
+    if old.labels != new.labels {
+        what = what.and(What::LABELS);
+    }
+    if old.taints != new.taints || (old.unschedulable && !new.unschedulable) {
+        what = what.and(What::TAINTS);
+    }
+    what
+}

@@ -1,0 +1,377 @@
+//! A pod as the scheduler sees it: decoded once when it arrives, a few hundred bytes, never a typed object.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{Key, Object};
+use serde::Deserialize;
+
+use crate::resources::{Amounts, ResourceList};
+use crate::wire;
+
+/// A pod, compact.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodInfo {
+    /// Namespace and name.
+    pub key: Key,
+    /// The uid: tells a pod from its successor of the same name.
+    pub uid: Box<str>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The node that it is bound to.
+    pub node_name: Option<Box<str>>,
+    /// `spec.schedulerName`.
+    pub scheduler_name: Box<str>,
+    /// Whether it has ended, and holds nothing of its node any more.
+    pub ended: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// What was last reported about it: reason and message of the condition `PodScheduled`.
+    pub reported: Option<(Box<str>, Box<str>)>,
+    /// What it asks for.
+    pub needs: Arc<Needs>,
+}
+
+/// What decides where a pod can go.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Needs {
+    /// `spec.priority`.
+    pub priority: i32,
+    /// Names of scheduling gates: with one, the pod is not looked at.
+    pub gates: Box<[Box<str>]>,
+    /// Effective requests.
+    pub requests: Amounts,
+    /// Requests as scores count them.
+    pub nonzero: Amounts,
+    /// Whether no container asks for CPU or memory.
+    pub best_effort: bool,
+    /// Ports of the host.
+    pub ports: Box<[HostPort]>,
+    /// Tolerations.
+    pub tolerations: Box<[Toleration]>,
+    /// Node selector and affinity.
+    pub node: NodeConstraints,
+    /// Images of all containers.
+    pub images: Box<[Box<str>]>,
+    /// How many containers there are.
+    pub containers: usize,
+}
+
+/// A port of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// The address; empty and `0.0.0.0` mean all.
+    pub ip: Box<str>,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Box<str>,
+    /// The port.
+    pub port: i32,
+}
+
+impl HostPort {
+    /// Whether two pods with these ports cannot share a node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
+    }
+}
+
+/// `core/v1 Toleration`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Toleration {
+    /// Empty: every key.
+    pub key: Box<str>,
+    /// `Equal` (also empty) or `Exists`.
+    pub operator: Box<str>,
+    /// The value that `Equal` compares.
+    pub value: Box<str>,
+    /// Empty: every effect.
+    pub effect: Box<str>,
+}
+
+impl Default for Toleration {
+    fn default() -> Self {
+        Self { key: "".into(), operator: "".into(), value: "".into(), effect: "".into() }
+    }
+}
+
+/// Node selector and node affinity.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeConstraints {
+    /// `spec.nodeSelector`.
+    pub selector: BTreeMap<Box<str>, Box<str>>,
+    /// Required terms, one of which must match. `None`: nothing is required.
+    pub required: Option<Vec<NodeSelectorTerm>>,
+    /// Preferred terms with their weights.
+    pub preferred: Vec<PreferredTerm>,
+}
+
+/// `core/v1 NodeSelectorTerm`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSelectorTerm {
+    /// About labels.
+    pub match_expressions: Vec<NodeSelectorRequirement>,
+    /// About `metadata.name`.
+    pub match_fields: Vec<NodeSelectorRequirement>,
+}
+
+/// `core/v1 NodeSelectorRequirement`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct NodeSelectorRequirement {
+    /// The label or field.
+    pub key: Box<str>,
+    /// `In`, `NotIn`, `Exists`, `DoesNotExist`, `Gt`, `Lt`.
+    pub operator: Box<str>,
+    /// What it is compared with.
+    #[serde(default)]
+    pub values: Vec<Box<str>>,
+}
+
+/// `core/v1 PreferredSchedulingTerm`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct PreferredTerm {
+    /// 1 to 100.
+    pub weight: i64,
+    /// The term.
+    pub preference: NodeSelectorTerm,
+}
+
+impl PodInfo {
+    /// Reads the parts of a pod that matter.
+    pub fn read(object: &Object) -> Result<Self, serde_json::Error> {
+        let Wire { spec, status } = wire::decode(object)?;
+        let containers = || spec.containers.iter().chain(&spec.init_containers);
+        let (mut requests, nonzero) = (spec.total(Amounts::read), spec.total(Amounts::nonzero));
+        // To ask for none of a resource asks for nothing of the node.
+        requests.extended.retain(|(_, amount)| *amount > 0);
+        let images = containers().map(|container| container.image.clone()).collect();
+        let ports = spec.lasting().flat_map(Container::host_ports).collect();
+        let affinity = spec.affinity.and_then(|affinity| affinity.node_affinity).unwrap_or_default();
+        let needs = Needs {
+            priority: spec.priority,
+            gates: spec.scheduling_gates.into_iter().map(|gate| gate.name).collect(),
+            best_effort: requests.milli_cpu == 0 && requests.memory == 0,
+            ports,
+            containers: spec.containers.len() + spec.init_containers.len(),
+            requests,
+            nonzero,
+            tolerations: spec.tolerations.into(),
+            node: NodeConstraints {
+                selector: spec.node_selector,
+                required: affinity.required_during_scheduling_ignored_during_execution.map(|r| r.node_selector_terms),
+                preferred: affinity.preferred_during_scheduling_ignored_during_execution,
+            },
+            images,
+        };
+        let condition = status.conditions.into_iter().find(|condition| &*condition.kind == "PodScheduled");
+        Ok(Self {
+            key: object.key().clone(),
+            uid: object.uid().into(),
+            generation: object.index().generation,
+            node_name: (!spec.node_name.is_empty()).then_some(spec.node_name),
+            scheduler_name: spec.scheduler_name,
+            ended: matches!(&*status.phase, "Succeeded" | "Failed"),
+            deleting: object.is_deleting(),
+            reported: condition.filter(|c| &*c.status == "False").map(|c| (c.reason, c.message)),
+            needs: Arc::new(needs),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    node_name: Box<str>,
+    scheduler_name: Box<str>,
+    priority: i32,
+    scheduling_gates: Vec<Gate>,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+    overhead: ResourceList,
+    resources: Resources,
+    tolerations: Vec<Toleration>,
+    node_selector: BTreeMap<Box<str>, Box<str>>,
+    affinity: Option<Affinity>,
+}
+
+impl Spec {
+    /// The containers that run as long as the pod does.
+    fn lasting(&self) -> impl Iterator<Item = &Container> {
+        self.containers.iter().chain(self.init_containers.iter().filter(|container| container.restarts()))
+    }
+
+    /// What the pod asks for: its containers run together with its sidecars, its init containers one after the other with
+    /// the sidecars started before them. What the pod as a whole asks for comes before what its containers do.
+    fn total(&self, read: fn(&ResourceList) -> Amounts) -> Amounts {
+        let mut total = Amounts::default();
+        for container in &self.containers {
+            total.add(&read(&container.resources.requests));
+        }
+        let (mut sidecars, mut peak) = (Amounts::default(), Amounts::default());
+        for container in &self.init_containers {
+            let mut now = read(&container.resources.requests);
+            if container.restarts() {
+                total.add(&now);
+                sidecars.add(&now);
+                now = sidecars.clone();
+            } else {
+                now.add(&sidecars);
+            }
+            peak.max(&now);
+        }
+        total.max(&peak);
+        total.override_with(&self.resources.requests);
+        total.add(&Amounts::read(&self.overhead));
+        total
+    }
+}
+
+#[derive(Deserialize)]
+struct Gate {
+    name: Box<str>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    image: Box<str>,
+    restart_policy: Box<str>,
+    resources: Resources,
+    ports: Vec<Port>,
+}
+
+impl Container {
+    /// Whether it is a sidecar: an init container that goes on running.
+    fn restarts(&self) -> bool {
+        &*self.restart_policy == "Always"
+    }
+
+    fn host_ports(&self) -> impl Iterator<Item = HostPort> + '_ {
+        let ports = self.ports.iter().filter(|port| port.host_port > 0);
+        ports.map(|port| {
+            let protocol = if port.protocol.is_empty() { "TCP".into() } else { port.protocol.clone() };
+            HostPort { ip: port.host_ip.clone(), protocol, port: port.host_port }
+        })
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Resources {
+    requests: ResourceList,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Port {
+    #[serde(rename = "hostPort")]
+    host_port: i32,
+    #[serde(rename = "hostIP")]
+    host_ip: Box<str>,
+    protocol: Box<str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Affinity {
+    node_affinity: Option<NodeAffinity>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeAffinity {
+    required_during_scheduling_ignored_during_execution: Option<NodeSelector>,
+    preferred_during_scheduling_ignored_during_execution: Vec<PreferredTerm>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeSelector {
+    node_selector_terms: Vec<NodeSelectorTerm>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Status {
+    phase: Box<str>,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: Box<str>,
+    status: Box<str>,
+    reason: Box<str>,
+    message: Box<str>,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A pod from its spec.
+    pub(crate) fn pod(name: &str, spec: &Value) -> PodInfo {
+        let object = json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "generation": 1},
+            "spec": spec});
+        let object = Object::parse(api::resources::PODS, object.to_string().into_bytes().into()).unwrap();
+        PodInfo::read(&object).unwrap()
+    }
+
+    #[test]
+    fn adds_up_containers_init_containers_sidecars_and_overhead() {
+        let requests = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        let table = [
+            (json!({"containers": [{"resources": requests("100m")}, {"resources": requests("1")}]}), 1100),
+            (
+                json!({"containers": [{"resources": requests("1")}], "initContainers": [{"resources": requests("3")}]}),
+                3000,
+            ),
+            (
+                json!({"containers": [{"resources": requests("1")}], "initContainers": [
+                    {"resources": requests("2"), "restartPolicy": "Always"}, {"resources": requests("500m")}]}),
+                3000,
+            ),
+            (
+                json!({"containers": [{"resources": requests("1")}], "initContainers": [
+                    {"resources": requests("2"), "restartPolicy": "Always"}, {"resources": requests("4")}]}),
+                6000,
+            ),
+            (json!({"containers": [{"resources": requests("1")}], "overhead": {"cpu": "250m"}}), 1250),
+            (json!({"containers": [{"resources": requests("1")}], "resources": requests("2")}), 2000),
+            (json!({"containers": [{}]}), 0),
+        ];
+        for (spec, milli_cpu) in table {
+            assert_eq!(pod("a", &spec).needs.requests.milli_cpu, milli_cpu, "{spec}");
+        }
+        let plain = pod("a", &json!({"containers": [{}, {"resources": requests("1")}]}));
+        assert_eq!((plain.needs.nonzero.milli_cpu, plain.needs.nonzero.memory), (1100, 400 << 20));
+    }
+
+    #[test]
+    fn reads_gates_ports_and_extended_resources() {
+        let pod = pod(
+            "a",
+            &json!({"schedulingGates": [{"name": "x"}], "containers": [{
+            "ports": [{"containerPort": 1}, {"containerPort": 80, "hostPort": 80}],
+            "resources": {"requests": {"a.io/gpu": "2", "memory": "1Mi"}}}]}),
+        );
+        assert_eq!(&*pod.needs.gates[0], "x");
+        assert_eq!((pod.needs.ports.len(), &*pod.needs.ports[0].protocol), (1, "TCP"));
+        assert_eq!(pod.needs.requests.extended, [("a.io/gpu".into(), 2)]);
+    }
+}

@@ -1,0 +1,239 @@
+//! Placement by tables, and what must hold whatever happens.
+
+use std::collections::HashMap;
+
+use api::Object;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::cycle::{Turn, place};
+use crate::image::{Image, What};
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+use crate::pod::tests::pod;
+
+/// A node with 4 CPUs, 8 GiB and 10 pods, changed by `over`: `labels`, `taints`, `unschedulable`, `allocatable`, `images`.
+pub(crate) fn node(name: &str, over: &Value) -> NodeInfo {
+    let mut allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});
+    machinery::patch::merge(&mut allocatable, &over.get("allocatable").cloned().unwrap_or_else(|| json!({})));
+    let get = |field: &str| over.get(field).cloned();
+    let object = json!({
+        "metadata": {"name": name, "labels": get("labels").unwrap_or_else(|| json!({}))},
+        "spec": {"taints": get("taints").unwrap_or_else(|| json!([])), "unschedulable": get("unschedulable") == Some(json!(true))},
+        "status": {"allocatable": allocatable, "images": get("images").unwrap_or_else(|| json!([]))}});
+    NodeInfo::read(&Object::parse(api::resources::NODES, object.to_string().into_bytes().into()).unwrap()).unwrap()
+}
+
+fn image(nodes: &[(&str, Value)]) -> Image {
+    let mut image = Image::default();
+    for (name, over) in nodes {
+        image.apply_node(node(name, over));
+    }
+    image
+}
+
+/// The nodes where the pod may end up, or why it cannot go anywhere.
+fn check(nodes: &[(&str, Value)], placed: &[(&str, Value)], spec: &Value, expected: &str) {
+    let mut image = image(nodes);
+    for (at, (node, spec)) in placed.iter().enumerate() {
+        image.add_pod(&pod(&format!("placed-{at}"), spec), node);
+    }
+    let mut chosen = Vec::new();
+    for seed in 1..30 {
+        match place(&image, &pod("new", spec), &mut Turn::new(seed * 7919)) {
+            Ok(index) => chosen.push(image.node(index).name.to_string()),
+            Err(rejections) => return assert_eq!(rejections.to_string(), expected, "{spec}"),
+        }
+    }
+    chosen.sort();
+    chosen.dedup();
+    assert_eq!(chosen.join(" "), expected, "{spec}");
+}
+
+fn asks(cpu: &str, memory: &str) -> Value {
+    json!({"containers": [{"resources": {"requests": {"cpu": cpu, "memory": memory}}}]})
+}
+
+#[test]
+fn resources() {
+    let two = [("a", json!({})), ("b", json!({}))];
+    check(&two, &[], &asks("1", "1Gi"), "a b");
+    check(&two, &[("a", asks("2", "2Gi"))], &asks("1", "1Gi"), "b");
+    check(&two, &[("a", asks("1", "0"))], &asks("4", "1Gi"), "b");
+    check(
+        &two,
+        &[("a", asks("1", "0"))],
+        &asks("5", "9Gi"),
+        "0/2 nodes are available: 2 Insufficient cpu, 2 Insufficient memory.",
+    );
+    check(
+        &[("a", json!({})), ("b", json!({"allocatable": {"pods": "0"}}))],
+        &[],
+        &asks("5", "0"),
+        "0/2 nodes are available: 1 Too many pods, 2 Insufficient cpu.",
+    );
+    let gpu = json!({"containers": [{"resources": {"requests": {"a.io/gpu": "2"}}}]});
+    let with_gpu = [("a", json!({})), ("g", json!({"allocatable": {"a.io/gpu": "3"}}))];
+    check(&with_gpu, &[], &gpu, "g");
+    check(&with_gpu, &[("g", gpu.clone())], &gpu, "0/2 nodes are available: 2 Insufficient a.io/gpu.");
+    check(&[], &[], &gpu, "no nodes available to schedule pods");
+}
+
+#[test]
+fn taints_and_cordons() {
+    let taint = |effect: &str| json!({"taints": [{"key": "k", "value": "v", "effect": effect}]});
+    let nodes = [("a", taint("NoSchedule")), ("b", taint("NoExecute")), ("c", json!({"unschedulable": true}))];
+    let none = "0/3 nodes are available: 1 node(s) were unschedulable, 2 node(s) had untolerated taint {k: v}.";
+    check(&nodes, &[], &json!({"containers": []}), none);
+    let tolerates = |toleration: Value| json!({"containers": [], "tolerations": [toleration]});
+    check(&nodes, &[], &tolerates(json!({"key": "k", "value": "v", "effect": "NoSchedule"})), "a");
+    check(&nodes, &[], &tolerates(json!({"key": "k", "operator": "Exists"})), "a b");
+    check(&nodes, &[], &tolerates(json!({"key": "k", "value": "w"})), none);
+    check(&nodes, &[], &tolerates(json!({"operator": "Exists"})), "a b c");
+    let soft = [("a", taint("PreferNoSchedule")), ("b", json!({}))];
+    check(&soft, &[], &json!({"containers": []}), "b");
+    check(&soft, &[("b", asks("4", "8Gi"))], &asks("1", "1"), "a");
+}
+
+#[test]
+fn affinity_and_selectors() {
+    let zone = |zone: &str, size: &str| json!({"labels": {"zone": zone, "size": size}});
+    let nodes = [("a", zone("x", "1")), ("b", zone("y", "5")), ("c", json!({}))];
+    let none = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.";
+    check(&nodes, &[], &json!({"containers": [], "nodeSelector": {"zone": "y"}}), "b");
+    check(&nodes, &[], &json!({"containers": [], "nodeSelector": {"zone": "unheard-of"}}), none);
+    let required = |terms: Value| {
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        json!({"containers": [], "affinity": {"nodeAffinity": required}})
+    };
+    let expression = |key: &str, operator: &str, values: Value| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
+    for (terms, expected) in [
+        (json!([expression("zone", "In", json!(["x", "q"]))]), "a"),
+        (json!([expression("zone", "NotIn", json!(["x"]))]), "b c"),
+        (json!([expression("zone", "Exists", json!([]))]), "a b"),
+        (json!([expression("zone", "DoesNotExist", json!([]))]), "c"),
+        (json!([expression("size", "Gt", json!(["3"]))]), "b"),
+        (json!([expression("size", "Lt", json!(["3"]))]), "a"),
+        (json!([expression("zone", "In", json!(["x"])), expression("zone", "In", json!(["y"]))]), "a b"),
+        (json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["c", "z"]}]}]), "c"),
+        (json!([{}]), none),
+    ] {
+        check(&nodes, &[], &required(terms), expected);
+    }
+    let preferred = json!({"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 10, "preference": expression("zone", "In", json!(["x"]))},
+        {"weight": 30, "preference": expression("zone", "In", json!(["y"]))}]});
+    check(&nodes, &[], &json!({"containers": [], "affinity": {"nodeAffinity": preferred}}), "b");
+}
+
+#[test]
+fn ports_and_images() {
+    let port = |ip: &str, protocol: &str| json!({"containers": [{"ports": [{"hostPort": 80, "hostIP": ip, "protocol": protocol}]}]});
+    let one = [("a", json!({}))];
+    let none = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.";
+    check(&one, &[("a", port("", "TCP"))], &port("10.0.0.1", "TCP"), none);
+    check(&one, &[("a", port("10.0.0.2", "TCP"))], &port("10.0.0.1", "TCP"), "a");
+    check(&one, &[("a", port("", "UDP"))], &port("", "TCP"), "a");
+    let big = json!({"images": [{"names": ["img:latest"], "sizeBytes": 900 << 20}]});
+    check(&[("a", json!({})), ("b", big)], &[], &json!({"containers": [{"image": "img"}]}), "b");
+}
+
+#[test]
+fn a_removed_node_takes_no_pod_and_comes_back_with_those_that_stayed() {
+    let mut image = image(&[("a", json!({}))]);
+    image.add_pod(&pod("p", &asks("3", "1Gi")), "a");
+    image.remove_node("a");
+    assert!(place(&image, &pod("new", &asks("1", "0")), &mut Turn::new(1)).is_err());
+    let (_, what) = image.apply_node(node("a", &json!({})));
+    assert_eq!(what, What::ALL);
+    assert!(place(&image, &pod("new", &asks("2", "0")), &mut Turn::new(1)).is_err(), "p is still counted");
+    image.remove_pod(&pod("p", &asks("3", "1Gi")).key);
+    assert!(place(&image, &pod("new", &asks("2", "0")), &mut Turn::new(1)).is_ok());
+}
+
+#[test]
+fn says_what_of_a_node_changed() {
+    let mut image = image(&[("a", json!({"labels": {"x": "1"}}))]);
+    let mut apply = |over: Value| image.apply_node(node("a", &over)).1;
+    assert_eq!(apply(json!({"labels": {"x": "1"}})), What::NOTHING);
+    assert_eq!(apply(json!({"labels": {"x": "2"}, "allocatable": {"cpu": "3"}})), What::LABELS, "less makes no room");
+    assert_eq!(apply(json!({"labels": {"x": "2"}})), What::RESOURCES);
+    assert_eq!(apply(json!({"labels": {"x": "2"}, "unschedulable": true})), What::NOTHING);
+    assert_eq!(apply(json!({"labels": {"x": "2"}})), What::TAINTS);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Node { name: u8, cpu: i64, pods: i64, gpus: i64 },
+    RemoveNode(u8),
+    Place { name: u8, cpu: i64, gpus: i64 },
+    RemovePod(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0..4_u8, 0..6_i64, 0..5_i64, 0..3_i64).prop_map(|(name, cpu, pods, gpus)| Step::Node { name, cpu, pods, gpus }),
+        1 => (0..4_u8).prop_map(Step::RemoveNode),
+        6 => (0..12_u8, 0..4_i64, 0..3_i64).prop_map(|(name, cpu, gpus)| Step::Place { name, cpu, gpus }),
+        2 => (0..12_u8).prop_map(Step::RemovePod),
+    ]
+}
+
+proptest! {
+    /// A model that adds up anew after each step: placement never gives what a node has not, and the image never miscounts.
+    #[test]
+    fn never_over_commits_a_node(steps in prop::collection::vec(step(), 0..60), seed: u64) {
+        let (mut image, mut turn) = (Image::default(), Turn::new(seed));
+        let mut nodes: HashMap<String, [i64; 3]> = HashMap::new();
+        let mut pods: HashMap<u8, (PodInfo, String, [i64; 3])> = HashMap::new();
+        let used = |pods: &HashMap<u8, (PodInfo, String, [i64; 3])>, node: &str| {
+            let here = pods.values().filter(|pod| pod.1 == node);
+            here.fold([0; 3], |sum: [i64; 3], pod| std::array::from_fn(|at| sum[at] + pod.2[at]))
+        };
+        for step in steps {
+            match step {
+                Step::Node { name, cpu, pods, gpus } => {
+                    let name = format!("n{name}");
+                    let allocatable = json!({"cpu": cpu.to_string(), "pods": pods.to_string(), "a.io/gpu": gpus.to_string()});
+                    image.apply_node(node(&name, &json!({"allocatable": allocatable})));
+                    nodes.insert(name, [cpu, gpus, pods]);
+                }
+                Step::RemoveNode(name) => {
+                    image.remove_node(&format!("n{name}"));
+                    nodes.remove(&format!("n{name}"));
+                }
+                Step::Place { name, cpu, gpus } => {
+                    if pods.contains_key(&name) {
+                        continue;
+                    }
+                    let asks = [cpu, gpus, 1];
+                    let requests = json!({"cpu": cpu.to_string(), "a.io/gpu": gpus.to_string()});
+                    let new = pod(&format!("p{name}"), &json!({"containers": [{"resources": {"requests": requests}}]}));
+                    let fits = |node: &str, has: &[i64; 3]| {
+                        let used = used(&pods, node);
+                        (0..3).all(|at| asks[at] == 0 || used[at] + asks[at] <= has[at])
+                    };
+                    match place(&image, &new, &mut turn) {
+                        Ok(index) => {
+                            let chosen = image.node(index).name.to_string();
+                            prop_assert!(nodes.get(&chosen).is_some_and(|has| fits(&chosen, has)), "{} on {}", name, chosen);
+                            image.assume(&new, index);
+                            pods.insert(name, (new, chosen, asks));
+                        }
+                        Err(_) => prop_assert!(!nodes.iter().any(|(node, has)| fits(node, has)), "p{} fits somewhere", name),
+                    }
+                }
+                Step::RemovePod(name) => {
+                    let key = pod(&format!("p{name}"), &json!({})).key;
+                    prop_assert_eq!(image.remove_pod(&key).is_some(), pods.remove(&name).is_some());
+                }
+            }
+            prop_assert_eq!(image.pods_len(), pods.len());
+            for name in nodes.keys() {
+                let counted = image.node(image.find(name).unwrap()).requested;
+                let expected = used(&pods, name);
+                prop_assert_eq!([counted.milli_cpu / 1000, counted.pods], [expected[0], expected[2]]);
+            }
+        }
+    }
+}
