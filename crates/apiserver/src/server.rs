@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::Config;
 use crate::watch_cache::Caches;
+use crate::{Access, Config};
 
 /// A running API server.
 pub struct Server {
     config: Arc<Config>,
     caches: Arc<Caches>,
+    access: Arc<Access>,
 }
 
 impl Server {
@@ -20,5 +21,10 @@ impl Server {
     /// The objects of all resources.
     pub fn caches(&self) -> &Arc<Caches> {
         &self.caches
+    }
+
+    /// Who may come in and what they may do there.
+    pub fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 }

@@ -46,8 +46,8 @@ async fn write(store: &EmbeddedStore, writer: usize, start: Instant) -> Result<V
         if begun - start > DURATION {
             break;
         }
-        // Every writer goes round 200 keys, as a cluster's objects are mostly updated.
-        let key = Bytes::from(format!("/registry/core/configmaps/load/{writer}-{}", round % 200));
+        // Every writer goes round 50 keys, as a cluster's objects are mostly updated.
+        let key = Bytes::from(format!("/registry/core/configmaps/load/{writer}-{}", round % 50));
         store.txn(Txn { preconditions: Vec::new(), writes: vec![Write::Put(key, value.clone())] }).await?;
         latencies.push(begun.elapsed());
     }

@@ -3,7 +3,21 @@
 //! The behaviour is that of the Kubernetes documentation's "Authenticating": the first authenticator that recognises a
 //! credential decides; a credential that is presented and not valid is refused, never passed over.
 
+pub mod review;
+pub mod token_request;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{ApiError, Key, Reason, resources};
+use base::SharedClock;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::CertificateDer;
+
+use crate::tokens::{Claims, Reference, TokenError, Tokens};
+use crate::watch_cache::Caches;
 
 /// The user name of a request without credentials.
 pub const ANONYMOUS: &str = "system:anonymous";
@@ -56,5 +70,223 @@ impl UserInfo {
     /// Whether the user is in `group`.
     pub fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|own| own == group)
+    }
+}
+
+/// Paths that need no credentials: probes and load balancers have none. What may be read there is up to RBAC
+/// (`system:public-info-viewer`).
+const OPEN_PATHS: [&str; 4] = ["/livez", "/readyz", "/healthz", "/version"];
+/// How long a token outlives the deletion mark of what it is bound to: a pod that is ending still has work to do.
+const DELETED_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// Finds out who sends a request.
+pub struct Authenticator {
+    tokens: Arc<Tokens>,
+    caches: Arc<Caches>,
+    clock: SharedClock,
+}
+
+impl Authenticator {
+    /// Checks service account tokens against the objects in `caches`.
+    pub fn new(tokens: Arc<Tokens>, caches: Arc<Caches>, clock: SharedClock) -> Self {
+        Self { tokens, caches, clock }
+    }
+
+    /// The sender of a request to `path`. `certificate` is the client's own, which TLS has verified against the client CA.
+    /// The token is taken out of the headers, so that no later step can leak it.
+    pub async fn authenticate(
+        &self,
+        certificate: Option<&CertificateDer<'_>>,
+        path: &str,
+        headers: &mut HeaderMap,
+    ) -> Result<UserInfo, ApiError> {
+        if let Some(certificate) = certificate {
+            return from_certificate(certificate);
+        }
+        if let Some(token) = bearer_token(headers)? {
+            let audiences = [self.tokens.issuer().to_owned()];
+            return match self.token(&token, &audiences).await? {
+                Ok((user, _)) => Ok(user),
+                Err(error) => {
+                    tracing::debug!(%error, "refused a bearer token");
+                    Err(unauthorized())
+                }
+            };
+        }
+        let open = OPEN_PATHS.iter().any(|open| path == *open || path.strip_prefix(open).is_some_and(is_below));
+        if open { Ok(UserInfo::anonymous()) } else { Err(unauthorized()) }
+    }
+
+    /// Whose token it is, and for which of `audiences`: signed by us, in its time, and everything that it is bound to still
+    /// exists. The outer error is the server's own.
+    pub async fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Result<(UserInfo, Vec<String>), TokenError>, ApiError> {
+        let now = self.clock.now();
+        let (claims, audiences) = match self.tokens.verify(token, audiences, now) {
+            Ok(valid) => valid,
+            Err(error) => return Ok(Err(error)),
+        };
+        let bound = &claims.kubernetes;
+        let references = [
+            (resources::SERVICE_ACCOUNTS, Some(&bound.serviceaccount)),
+            (resources::PODS, bound.pod.as_ref()),
+            (resources::SECRETS, bound.secret.as_ref()),
+        ];
+        for (resource, reference) in references {
+            if let Some(reference) = reference
+                && !self.exists(resource, &bound.namespace, reference, now).await?
+            {
+                return Ok(Err(TokenError::Invalid));
+            }
+        }
+        // A token of a pod names the pod's node for information; one of a node alone is bound to it.
+        if let (Some(node), None) = (&bound.node, &bound.pod)
+            && !self.exists(resources::NODES, "", node, now).await?
+        {
+            return Ok(Err(TokenError::Invalid));
+        }
+        if claims.sub != service_account_name(bound) {
+            return Ok(Err(TokenError::Invalid));
+        }
+        if bound.warnafter.is_some_and(|after| now.as_second() > after) {
+            tracing::warn!(subject = claims.sub, pod = ?bound.pod, "stale service account token in use");
+        }
+        Ok(Ok((user_of(&claims), audiences)))
+    }
+
+    async fn exists(
+        &self,
+        resource: &'static api::Resource,
+        namespace: &str,
+        reference: &Reference,
+        now: Timestamp,
+    ) -> Result<bool, ApiError> {
+        let cache = self.caches.of(resource).await?;
+        let key = Key::new(namespace, reference.name.as_str());
+        let mut found = cache.get(&key);
+        if found.is_none() {
+            // The token may be of an object that was created a moment ago.
+            self.caches.fresh().await;
+            found = cache.get(&key);
+        }
+        Ok(found.is_some_and(|object| {
+            let deleted = object.index().deletion_timestamp.as_deref().and_then(|at| machinery::time::parse(at).ok());
+            object.uid() == reference.uid && deleted.is_none_or(|at| now.duration_since(at) < DELETED_LEEWAY)
+        }))
+    }
+}
+
+fn service_account_name(bound: &crate::tokens::Bindings) -> String {
+    format!("system:serviceaccount:{}:{}", bound.namespace, bound.serviceaccount.name)
+}
+
+fn user_of(claims: &Claims) -> UserInfo {
+    let bound = &claims.kubernetes;
+    let mut user = UserInfo::service_account(&bound.namespace, &bound.serviceaccount.name);
+    user.uid.clone_from(&bound.serviceaccount.uid);
+    let mut extra = |key: &str, value: String| {
+        user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
+    };
+    for (what, reference) in [("pod", &bound.pod), ("node", &bound.node)] {
+        if let Some(reference) = reference {
+            extra(&format!("{what}-name"), reference.name.clone());
+            extra(&format!("{what}-uid"), reference.uid.clone());
+        }
+    }
+    if !claims.jti.is_empty() {
+        extra("credential-id", format!("JTI={}", claims.jti));
+    }
+    user
+}
+
+fn is_below(rest: &str) -> bool {
+    rest.starts_with('/')
+}
+
+/// `401 Unauthorized`, which says no more than that.
+pub fn unauthorized() -> ApiError {
+    ApiError::new(Reason::Unauthorized, "Unauthorized")
+}
+
+/// The token of the `Authorization` header, or of a browser's WebSocket, which can set no headers but the subprotocol's.
+fn bearer_token(headers: &mut HeaderMap) -> Result<Option<String>, ApiError> {
+    if let Some(value) = headers.remove(AUTHORIZATION) {
+        let value = value.to_str().map_err(|_| unauthorized())?;
+        let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let token = token.map(|(_, token)| token.trim()).filter(|token| !token.is_empty());
+        // Another scheme, or none, is a credential that nobody here knows.
+        return token.map(|token| Some(token.to_owned())).ok_or_else(unauthorized);
+    }
+    websocket_token(headers)
+}
+
+fn websocket_token(headers: &mut HeaderMap) -> Result<Option<String>, ApiError> {
+    use base64::Engine;
+    const NAME: &str = "sec-websocket-protocol";
+    const PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+    let offered = headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok());
+    let offered: Vec<String> =
+        offered.flat_map(|value| value.split(',')).map(|protocol| protocol.trim().to_owned()).collect();
+    let Some(encoded) = offered.iter().find_map(|protocol| protocol.strip_prefix(PREFIX)) else { return Ok(None) };
+    let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).map_err(|_| unauthorized())?;
+    let token = String::from_utf8(token).map_err(|_| unauthorized())?;
+    let others: Vec<_> = offered.iter().filter(|protocol| !protocol.starts_with(PREFIX)).map(String::as_str).collect();
+    headers.remove(NAME);
+    if let Ok(others) = others.join(", ").parse() {
+        headers.insert(NAME, others);
+    }
+    Ok(Some(token))
+}
+
+/// The common name is the user, each organization a group.
+fn from_certificate(certificate: &CertificateDer<'_>) -> Result<UserInfo, ApiError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| unauthorized())?;
+    let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().ok().map(str::to_owned);
+    let name = parsed.subject().iter_common_name().find_map(text).filter(|name| !name.is_empty());
+    let groups: Vec<String> = parsed.subject().iter_organization().filter_map(text).collect();
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    Ok(UserInfo::new(name.ok_or_else(unauthorized)?, &groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_names_user_and_groups() {
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "system:node:alpha");
+        parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        assert_eq!(from_certificate(certificate.der()).unwrap(), UserInfo::node("alpha"));
+    }
+
+    #[test]
+    fn a_credential_is_found_or_refused_never_passed_over() {
+        let table: [(&[(&str, &str)], Result<Option<&str>, ()>); 6] = [
+            (&[], Ok(None)),
+            (&[("authorization", "Bearer abc")], Ok(Some("abc"))),
+            (&[("authorization", "bearer  abc")], Ok(Some("abc"))),
+            (&[("authorization", "Basic YTpi")], Err(())),
+            (&[("authorization", "Bearer ")], Err(())),
+            (
+                &[("sec-websocket-protocol", "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj")],
+                Ok(Some("abc")),
+            ),
+        ];
+        for (given, expected) in table {
+            let mut headers = HeaderMap::new();
+            for (name, value) in given {
+                headers.insert(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+            }
+            let found = bearer_token(&mut headers).map_err(drop);
+            assert_eq!(found.as_ref().map(Option::as_deref), expected.as_ref().map(|token| *token), "{given:?}");
+            assert!(!format!("{headers:?}").contains("YWJj"), "the token is gone from the headers");
+        }
     }
 }

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use api::{ApiError, Key, Resource};
+use api::{ApiError, Key, Resource, resources};
 use base::Random;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::authentication::UserInfo;
+use crate::authentication::{self, UserInfo, token_request};
+use crate::authorization::review;
 use crate::invalid::FieldError;
 use crate::watch_cache::Caches;
 use crate::{Config, Server};
@@ -20,7 +21,19 @@ use crate::{Config, Server};
 pub const STRATEGIES: &[Descriptor] = &[];
 
 /// What is posted and answered, not stored.
-pub const POSTED: &[Posted] = &[];
+pub const POSTED: &[Posted] = &[
+    Posted { resource: resources::SERVICE_ACCOUNTS, subresource: "token", answer: token_request::token_request },
+    Posted { resource: resources::TOKEN_REVIEWS, subresource: "", answer: authentication::review::token_review },
+    Posted {
+        resource: resources::SELF_SUBJECT_REVIEWS,
+        subresource: "",
+        answer: authentication::review::self_subject_review,
+    },
+    Posted { resource: resources::SUBJECT_ACCESS_REVIEWS, subresource: "", answer: review::subject },
+    Posted { resource: resources::SELF_SUBJECT_ACCESS_REVIEWS, subresource: "", answer: review::self_subject },
+    Posted { resource: resources::LOCAL_SUBJECT_ACCESS_REVIEWS, subresource: "", answer: review::local_subject },
+    Posted { resource: resources::SELF_SUBJECT_RULES_REVIEWS, subresource: "", answer: review::self_rules },
+];
 
 /// One resource's behaviour.
 pub struct Descriptor {
