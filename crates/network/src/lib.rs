@@ -1,6 +1,6 @@
 //! The pod network and the service proxy of one node.
 //!
-//! [`PodNetworkBuiltIn`] gives pods their addresses: a bridge, a pair of links for each pod, routes. The service proxy makes
+//! [`PodNetworkBuiltIn`] gives pods their addresses: a bridge, a pair of links for each pod, routes. [`proxy::run`] makes
 //! services reachable. Both keep their rules in the one nftables table [`TABLE`]: each only its own chains and sets, whose
 //! names begin with `pods-` or not. Everything lives in the network namespace that the process runs in, which may have
 //! nothing but a loopback; [`remove_all`] leaves none of it behind.
@@ -9,6 +9,7 @@
 
 pub mod addresses;
 pub mod pods;
+pub mod proxy;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;

@@ -216,6 +216,10 @@ fn sysctls() -> Vec<(String, &'static str)> {
         (of_bridge("route_localnet"), "1"),
         // Loose: answers may come in another way than requests went out.
         (of_bridge("rp_filter"), "2"),
+        // Every packet between two pods leaves where it came in. A redirect for each would not only be wrong (see `rules`)
+        // but use up the pod's share of the kernel's limit on ICMP errors. The kernel sends them where either switch is on;
+        // other links have their own on, so the common one changes nothing for them.
+        ("ipv4/conf/all/send_redirects".to_owned(), "0"),
         (of_bridge("send_redirects"), "0"),
     ]
 }
@@ -242,6 +246,7 @@ fn rules(config: &PodNetworkConfig) -> Vec<Change> {
         .chain([nft::drop()])
         .collect();
     // Pods are one hop from each other, through the gateway; telling them of a shorter way would take them past the rules.
+    // For the machines where the sysctl cannot be set.
     let redirects: Vec<nft::Expression> = nft::interface(false, BRIDGE, true)
         .into_iter()
         .chain(nft::is_protocol(1))

@@ -14,13 +14,14 @@ use async_trait::async_trait;
 use ipnet::Ipv4Net;
 use nlink::netlink::addr::Ipv4Address;
 use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
-use nlink::netlink::netfilter::{ConntrackFilter, IpProtocol};
+use nlink::netlink::netfilter::{ConntrackEntry, ConntrackFilter, IpProtocol};
 use nlink::netlink::nftables::{
     BaseChain, Chain, Family, FilterHook, NatHook, Policy, Priority, RawMessage, Rule, Set, SetDataType, SetElement,
     SetElementData, SetFlags, SetKeyType, Transaction, Verdict,
 };
 use nlink::netlink::route::Ipv4Route;
 use nlink::netlink::types::route::RouteScope;
+use nlink::netlink::types::AddressFamily;
 use nlink::netlink::{Connection, Error, Netfilter, Nftables, Route as RouteProtocol};
 
 use super::nft::{Change, Contents, Data, Elements, Field, Hook, Value, chain_name};
@@ -282,20 +283,31 @@ impl Net for Kernel {
     }
 
     async fn forget_connections(&self, connections: &[Connections]) -> Result<()> {
-        for wanted in connections {
-            let mut filter = ConntrackFilter::new()
-                .proto(protocol(wanted.protocol))
-                .orig_dst_port(wanted.destination_port)
-                .reply_src(wanted.endpoint)
-                .reply_src_port(wanted.endpoint_port);
-            if let Some(destination) = wanted.destination {
-                filter = filter.orig_dst(destination);
+        // One walk over the table for each protocol, however many are wanted.
+        for number in connections.iter().map(|wanted| wanted.protocol).collect::<BTreeSet<_>>() {
+            let wanted: BTreeSet<&Connections> = connections.iter().filter(|wanted| wanted.protocol == number).collect();
+            let filter = ConntrackFilter::new().family(AddressFamily::Inet).proto(protocol(number));
+            let tracked = self.netfilter.get_conntrack_matching(&filter).await.map_err(fail("list connections"))?;
+            for entry in tracked.iter().filter(|entry| is_wanted(entry, number, &wanted)) {
+                match self.netfilter.del_conntrack_entry(entry).await {
+                    // It ended by itself.
+                    Err(error) if error.is_not_found() => {}
+                    other => other.map_err(fail("forget a connection"))?,
+                }
             }
-            let deleted = self.netfilter.del_conntrack_matching(&filter).await;
-            deleted.map_err(fail(format!("forget connections to {}", wanted.endpoint)))?;
         }
         Ok(())
     }
+}
+
+fn is_wanted(entry: &ConntrackEntry, protocol: u8, wanted: &BTreeSet<&Connections>) -> bool {
+    let (Some(IpAddr::V4(destination)), Some(IpAddr::V4(endpoint))) = (entry.orig.dst_ip, entry.reply.src_ip) else {
+        return false;
+    };
+    let (Some(destination_port), Some(endpoint_port)) = (entry.orig.dst_port, entry.reply.src_port) else { return false };
+    [Some(destination), None].into_iter().any(|destination| {
+        wanted.contains(&Connections { protocol, destination, destination_port, endpoint, endpoint_port })
+    })
 }
 
 fn protocol(number: u8) -> IpProtocol {
