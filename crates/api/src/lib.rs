@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod object;
+pub mod openapi;
 pub mod resource;
 pub mod resources;
 pub mod schema;

@@ -1,0 +1,215 @@
+//! The OpenAPI documents that `/openapi/v2` and `/openapi/v3` serve, made from the resource table and the schema.
+//!
+//! They are what `kubectl explain`, `kubectl apply --validate`, client generators and server-side apply in clients read:
+//! types and extensions are as in upstream's published documents, and paths have the same operations, identifiers and
+//! parameters. Left out are the deprecated `/watch/` paths and the defaults that upstream notes in v3.
+//!
+//! All functions are pure. A document is written type by type and path by path into one buffer, so that making the 2.5 MB
+//! of v2 takes little more than that; who serves it keeps it compressed, or makes it again.
+
+mod definitions;
+mod parameters;
+mod paths;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
+
+use crate::resources::RESOURCES;
+use crate::schema::{self, Descriptions, TypeRef};
+use crate::{Resource, Verb};
+use definitions::custom_name;
+use paths::Path;
+
+/// A custom resource and the JSON schema (OpenAPI v3) of its objects.
+#[derive(Debug, Clone, Copy)]
+pub struct Custom<'a> {
+    /// The resource.
+    pub resource: &'a Resource,
+    /// Its `openAPIV3Schema`; an empty object where it has none.
+    pub schema: &'a Value,
+}
+
+/// One document of OpenAPI v3.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Behind `/openapi/v3/`, such as `apis/apps/v1`.
+    pub path: String,
+    /// The JSON.
+    pub json: Vec<u8>,
+    /// Names the content: clients cache a document under it for ever.
+    pub hash: String,
+}
+
+/// The two versions of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> Value {
+        match self {
+            Dialect::V2 => json!({"$ref": format!("#/definitions/{name}")}),
+            Dialect::V3 => json!({"$ref": format!("#/components/schemas/{name}")}),
+        }
+    }
+}
+
+/// The document at `/openapi/v2`. `version` is the server's, such as `v1.36.2`.
+pub fn v2(version: &str, custom: &[Custom<'_>]) -> Vec<u8> {
+    let mut paths = paths::discovery();
+    paths.extend(groups(custom).into_iter().flat_map(|(_, paths)| paths));
+    let mut document = Writer::new();
+    document.field("swagger", &json!("2.0"));
+    document.field("info", &json!({"title": "Kubernetes", "version": version}));
+    document.map("paths", paths.iter().map(|path| (path.path.clone(), path.to_json(Dialect::V2))));
+    let descriptions = schema::descriptions();
+    let types = schema::types().map(|of| (of.name().to_owned(), definitions::built_in(of, &descriptions, Dialect::V2)));
+    let customs = custom.iter().flat_map(|custom| definitions::custom(*custom, Dialect::V2));
+    document.map("definitions", types.chain(customs));
+    document.field("parameters", &parameters::shared());
+    let bearer = json!({"description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"});
+    document.field("securityDefinitions", &json!({"BearerToken": bearer}));
+    document.field("security", &json!([{"BearerToken": []}]));
+    document.end()
+}
+
+/// The paths behind `/openapi/v3/` that have a document.
+pub fn v3_paths(custom: &[Custom<'_>]) -> Vec<String> {
+    let discovery = paths::discovery().into_iter().map(|path| path.document);
+    let paths: BTreeSet<String> = discovery.chain(groups(custom).into_keys()).collect();
+    paths.into_iter().collect()
+}
+
+/// One document of `/openapi/v3/`; `None` where there is none at `path`. `version` is the server's, such as `v1.36.2`.
+pub fn v3(path: &str, version: &str, custom: &[Custom<'_>]) -> Option<Document> {
+    let mut paths: Vec<Path> = paths::discovery().into_iter().filter(|it| it.document == path).collect();
+    paths.extend(groups(custom).remove(path).into_iter().flatten());
+    if paths.is_empty() {
+        return None;
+    }
+    let mut document = Writer::new();
+    document.field("openapi", &json!("3.0.0"));
+    document.field("info", &json!({"title": "Kubernetes", "version": version}));
+    document.map("paths", paths.iter().map(|path| (path.path.clone(), path.to_json(Dialect::V3))));
+    let bearer = json!({"BearerToken": {"description": "Bearer Token authentication", "in": "header",
+        "name": "authorization", "type": "apiKey"}});
+    let schemas = Writer::nested(|schemas| write_schemas(schemas, path, &paths, custom));
+    document.raw(
+        "components",
+        &Writer::nested(|components| {
+            components.raw("schemas", &schemas);
+            components.field("securitySchemes", &bearer);
+        }),
+    );
+    let json = document.end();
+    let hash = Sha512::digest(&json).iter().map(|byte| format!("{byte:02X}")).collect();
+    Some(Document { path: path.to_owned(), json, hash })
+}
+
+/// The index at `/openapi/v3`: where each document is, with its hash.
+pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
+    let mut index = Writer::new();
+    let places = documents
+        .into_iter()
+        .map(|(path, hash)| (path.to_owned(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})));
+    index.map("paths", places);
+    index.end()
+}
+
+/// The paths of all resources, by their document.
+fn groups(custom: &[Custom<'_>]) -> BTreeMap<String, Vec<Path>> {
+    let mut groups: BTreeMap<String, Vec<Path>> = BTreeMap::new();
+    let customs = custom.iter().map(|custom| (custom.resource, custom_name(custom.resource)));
+    let built_in =
+        RESOURCES.iter().filter_map(|resource| schema::type_of(resource).map(|of| (*resource, of.name().to_owned())));
+    for (resource, name) in built_in.chain(customs) {
+        let document = paths::document(&resource.group, &resource.version);
+        let paths =
+            groups.entry(document).or_insert_with_key(|document| vec![paths::group_version(resource, document)]);
+        paths.extend(paths::of(resource, &name));
+    }
+    for paths in groups.values_mut() {
+        paths.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    groups
+}
+
+/// The types that some paths refer to, and all that those refer to.
+fn write_schemas(out: &mut Writer, document: &str, paths: &[Path], custom: &[Custom<'_>]) {
+    let mut waiting: Vec<TypeRef> = paths.iter().flat_map(Path::types).filter_map(schema::by_name).collect();
+    let here = custom.iter().filter(|it| paths::document(&it.resource.group, &it.resource.version) == document);
+    let customs: Vec<_> = here.flat_map(|custom| definitions::custom(*custom, Dialect::V3)).collect();
+    if !customs.is_empty() {
+        waiting.extend(definitions::METADATA.iter().filter_map(|name| schema::by_name(name)));
+    }
+    let mut reached = BTreeSet::new();
+    while let Some(of) = waiting.pop() {
+        if reached.insert(of) {
+            waiting.extend(of.fields().iter().filter_map(schema::Field::type_ref));
+        }
+    }
+    let descriptions: Descriptions = schema::descriptions();
+    for of in reached {
+        out.field(of.name(), &definitions::built_in(of, &descriptions, Dialect::V3));
+    }
+    for (name, schema) in customs {
+        out.field(&name, &schema);
+    }
+}
+
+/// All group versions that are served, each once.
+fn group_versions() -> Vec<(&'static str, &'static str)> {
+    let mut served: Vec<(&str, &str)> = RESOURCES.iter().map(|it| (&*it.group, &*it.version)).collect();
+    served.sort_unstable();
+    served.dedup();
+    served
+}
+
+/// Whether objects of the resource are listed, and so have a list kind.
+fn listed(resource: &Resource) -> bool {
+    resource.serves(Verb::List)
+}
+
+/// Writes a JSON object field by field.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn new() -> Self {
+        Self(vec![b'{'])
+    }
+
+    fn nested(fill: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let mut writer = Self::new();
+        fill(&mut writer);
+        writer.end()
+    }
+
+    fn raw(&mut self, name: &str, json: &[u8]) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
+        }
+        self.0.extend_from_slice(json!(name).to_string().as_bytes());
+        self.0.push(b':');
+        self.0.extend_from_slice(json);
+    }
+
+    fn field(&mut self, name: &str, value: &Value) {
+        self.raw(name, value.to_string().as_bytes());
+    }
+
+    fn map(&mut self, name: &str, entries: impl Iterator<Item = (String, Value)>) {
+        let inner = Self::nested(|inner| entries.for_each(|(name, value)| inner.field(&name, &value)));
+        self.raw(name, &inner);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}
