@@ -1,1 +1,3 @@
-//! Cluster DNS.
+//! What a cluster shows at its edge: cluster DNS.
+
+pub mod dns;
