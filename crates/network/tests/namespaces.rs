@@ -79,14 +79,18 @@ fn parse(text: &str) -> (String, Ipv4Addr) {
 
 /// Answers every client with the server's name and the client's address, on TCP and UDP. Threads inherit the namespace.
 fn serve(name: &'static str, port: u16) {
-    let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    serve_at(name, at(Ipv4Addr::UNSPECIFIED, port));
+}
+
+fn serve_at(name: &'static str, address: SocketAddr) {
+    let listener = TcpListener::bind(address).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let peer = stream.peer_addr().unwrap().ip();
             let _ = (&stream).write_all(format!("{name} {peer}").as_bytes());
         }
     });
-    let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+    let socket = UdpSocket::bind(address).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 128];
         while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
@@ -251,7 +255,8 @@ fn what_has_no_endpoints_is_rejected_at_once_but_the_nodes_own_dns_answers() {
         let mut node = Node::new().await;
         let (a, _) = node.attach("a").await;
         let dns = Ipv4Addr::new(10, 43, 0, 10);
-        serve("dns", 53);
+        // Bound to the address itself: a datagram's answer from any other one is not for its client.
+        serve_at("dns", at(dns, 53));
         node.serve(service(), slice(&[])).await;
         let kind = |answer: Answer| answer.unwrap_err().kind();
         let refused = std::io::ErrorKind::ConnectionRefused;
