@@ -1,1 +1,177 @@
-//! The node agent: pod workers over CRI, probes, volumes, status, lease and the node server.
+//! The node agent: runs the pods that are bound to its node and tells the API how they are.
+//!
+//! It knows a container runtime only as [`cri::Runtime`] and the API only through [`control`]. Pods arrive by one watch; each
+//! has a [worker](worker) that [decides](plan) from the pod and the runtime's state, and [acts](job). Whatever must survive
+//! the process stands in the runtime's labels and annotations, so that a restarted kubelet adopts what runs. Public
+//! behaviour is that of the Kubernetes API reference for Pod, Node and Lease, and of the kubelet's own HTTPS endpoints.
+
+mod action;
+mod admission;
+mod config;
+mod dns;
+mod environment;
+mod host;
+mod identity;
+mod images;
+mod inbox;
+mod job;
+mod log_file;
+mod node;
+mod observed;
+mod plan;
+mod pods;
+mod probe;
+mod references;
+mod resources;
+mod rotation;
+mod server;
+mod status;
+#[cfg(test)]
+mod testing;
+mod tokens;
+mod volumes;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use api::Typed;
+use api::typed::core::v1::{Node, Pod, Service};
+use base::{Backoff, Random, SharedClock, Stop, Tasks, chain};
+use control::{Client, Informers, Recorder, WatchScope};
+use cri::Runtime;
+use tokio::sync::broadcast;
+
+use host::Host;
+use images::Images;
+use node::facts::Facts;
+use node::Registration;
+
+pub use server::ServerConfig;
+
+/// Runtime events that a reader of logs may fall behind; beyond it the reader looks for itself.
+const CHANGES_MAX: usize = 256;
+
+/// What the kubelet needs.
+pub struct Config {
+    /// The node's name.
+    pub node_name: String,
+    /// Its addresses, the primary one first.
+    pub node_ips: Vec<IpAddr>,
+    /// Calls the API as `system:node:NAME`.
+    pub client: Client,
+    /// Caches under the same identity.
+    pub informers: Informers,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Records events; its component is `kubelet`, its host the node.
+    pub recorder: Recorder,
+    /// Time stamps.
+    pub clock: SharedClock,
+    /// Names of directories.
+    pub random: Random,
+    /// Volumes and other files of pods; made with mode 0700.
+    pub root_dir: PathBuf,
+    /// The logs of containers: `NAMESPACE_POD_UID/CONTAINER/N.log`.
+    pub log_dir: PathBuf,
+    /// The resolvers that pods get.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain of services, such as `cluster.local`.
+    pub cluster_domain: String,
+    /// The kubelet's own endpoints.
+    pub server: ServerConfig,
+    /// The version that the node reports, such as `v1.36.0`.
+    pub version: String,
+    /// The port of the endpoints, as the node reports it; 0: the listener's own.
+    pub port: u16,
+}
+
+/// The kubelet cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletError {
+    /// A directory cannot be made.
+    #[error("cannot make the directory {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The listener is not usable.
+    #[error("cannot read the address of the kubelet's listener")]
+    Listener(#[source] std::io::Error),
+}
+
+/// Runs the node until `stop`; returns when everything that it started has ended. Containers go on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
+    for (path, mode) in [(&config.root_dir, 0o700), (&config.log_dir, 0o755)] {
+        let made = volumes::mounts::directory(path, mode);
+        made.map_err(|source| KubeletError::Directory { path: path.clone(), source })?;
+    }
+    let local = config.server.listener.local_addr().map_err(KubeletError::Listener)?;
+    let port = if config.port == 0 { local.port() } else { config.port };
+    let Some(runtime_name) = stop.or_stopped(runtime_name(&*config.runtime)).await else { return Ok(()) };
+    let facts = Facts::read(&config.root_dir).await;
+    let tasks = Tasks::new("kubelet");
+    let by_name = WatchScope::field("metadata.name", &config.node_name);
+    let of_node = WatchScope::field("spec.nodeName", &config.node_name);
+    let registration = Registration {
+        name: config.node_name.clone(),
+        ips: config.node_ips.clone(),
+        port,
+        version: config.version.clone(),
+        root_dir: config.root_dir.clone(),
+        client: config.client.clone(),
+        runtime: config.runtime.clone(),
+        clock: config.clock.clone(),
+        images_changed: Arc::default(),
+    };
+    let mut images = Images::new();
+    images.changed = registration.images_changed.clone();
+    let host = Arc::new(Host {
+        node_name: config.node_name,
+        node_ips: config.node_ips,
+        client: config.client,
+        services: config.informers.all(Service::resource()),
+        node: config.informers.cache(Node::resource(), by_name),
+        pods: config.informers.cache(Pod::resource(), of_node),
+        informers: config.informers,
+        runtime: config.runtime,
+        runtime_name,
+        recorder: config.recorder,
+        clock: config.clock,
+        random: config.random,
+        root_dir: config.root_dir,
+        log_dir: config.log_dir,
+        cluster_dns: config.cluster_dns,
+        cluster_domain: config.cluster_domain,
+        capacity: facts.capacity,
+        images,
+        tasks: tasks.clone(),
+        changes: broadcast::Sender::new(CHANGES_MAX),
+        admitted: Mutex::new(BTreeMap::new()),
+    });
+    tasks.spawn("node", node::run(registration, facts, stop.child()));
+    tasks.spawn("pods", pods::run(host.clone(), stop.child()));
+    tasks.spawn("log rotation", rotation::run(host.clone(), stop.child()));
+    tasks.spawn("node server", server::run(config.server, host, stop.child()));
+    stop.stopped().await;
+    tasks.join().await;
+    Ok(())
+}
+
+/// Waits until the runtime answers: without its name no container has an id.
+async fn runtime_name(runtime: &dyn Runtime) -> String {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    loop {
+        match runtime.version().await {
+            Ok(version) => return version.runtime_name,
+            Err(error) => tracing::warn!(error = chain(&error), "the container runtime does not answer; trying again"),
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
