@@ -65,46 +65,42 @@ fn generate(root: &Path) -> Result<Tables> {
 
 /// k8s-openapi has one generic list; the API has a kind of list for each kind.
 fn add_lists(definitions: &mut BTreeMap<String, Definition>, messages: &BTreeMap<String, Message>) {
-    let listed: Vec<_> =
-        definitions.iter().filter(|(_, definition)| definition.listed).map(|(n, d)| (n.clone(), d.clone())).collect();
-    for (name, element) in listed {
-        let (api_version, kind) = element.kind.clone().unwrap_or_default();
-        let list = format!("{name}List");
-        let docs = |field: Option<&str>| {
-            let message = messages.get(&wire::key(&list))?;
-            let docs = match field {
-                Some(field) => message.fields.get(field).map(|field| field.docs.clone()),
-                None => Some(message.docs.clone()),
-            };
-            docs.filter(|docs| !docs.is_empty())
-        };
-        let property = |name: &str, kind: &str, description: String| Property {
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            required: name == "items",
-            description,
-        };
-        let copied = |wanted: &str| element.properties.iter().find(|property| property.name == wanted).cloned();
-        let metadata = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
-        let mut properties = vec![
-            property("items", &format!("[]{name}"), docs(Some("items")).unwrap_or_else(|| format!("List of {kind}."))),
-            property(
-                "metadata",
-                "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta",
-                docs(Some("metadata")).unwrap_or_else(|| metadata.to_owned()),
-            ),
-        ];
-        properties.extend(["apiVersion", "kind"].into_iter().filter_map(copied));
-        properties.sort_by(|a, b| a.name.cmp(&b.name));
-        let definition = Definition {
-            description: docs(None).unwrap_or_else(|| format!("{kind}List is a list of {kind}.")),
-            kind: Some((api_version, format!("{kind}List"))),
-            properties,
-            ..Definition::default()
-        };
-        definitions.insert(list, definition);
+    let elements = definitions.iter().filter(|(_, definition)| definition.listed);
+    let lists: Vec<_> =
+        elements.map(|(name, element)| (format!("{name}List"), list_of(name, element, messages))).collect();
+    definitions.extend(lists);
+}
+
+fn list_of(name: &str, element: &Definition, messages: &BTreeMap<String, Message>) -> Definition {
+    let (api_version, kind) = element.kind.clone().unwrap_or_default();
+    let message = messages.get(&wire::key(&format!("{name}List"))).cloned().unwrap_or_default();
+    let docs = |field: &str| message.fields.get(field).map_or("", |field| &field.docs);
+    let or = |text: &str, otherwise: String| if text.is_empty() { otherwise } else { text.to_owned() };
+    let items = Property {
+        name: "items".to_owned(),
+        kind: format!("[]{name}"),
+        required: true,
+        description: or(docs("items"), format!("List of {kind}.")),
+    };
+    let metadata = Property {
+        name: "metadata".to_owned(),
+        kind: LIST_META.to_owned(),
+        required: false,
+        description: or(docs("metadata"), LIST_METADATA.to_owned()),
+    };
+    let type_meta = element.properties.iter().filter(|it| ["apiVersion", "kind"].contains(&&*it.name)).cloned();
+    let mut properties: Vec<Property> = type_meta.chain([items, metadata]).collect();
+    properties.sort_by(|a, b| a.name.cmp(&b.name));
+    Definition {
+        description: or(&message.docs, format!("{kind}List is a list of {kind}.")),
+        kind: Some((api_version, format!("{kind}List"))),
+        properties,
+        ..Definition::default()
     }
 }
+
+const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+const LIST_METADATA: &str = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 
 /// Leaves out what no type with a kind of its own refers to.
 fn reach(mut definitions: BTreeMap<String, Definition>) -> BTreeMap<String, Definition> {
@@ -188,7 +184,14 @@ fn write_field(out: &mut String, package: &str, property: &Property, wire: Optio
     if property.required {
         write!(out, " !")?;
     }
-    let Some(wire) = wire else { return Ok(out.push('\n')) };
+    if let Some(wire) = wire {
+        write_marks(out, wire)?;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn write_marks(out: &mut String, wire: &Wire) -> Result<()> {
     if let Some(kind) = wire.mark("listType") {
         write!(out, " list={kind}")?;
     }
@@ -196,14 +199,12 @@ fn write_field(out: &mut String, package: &str, property: &Property, wire: Optio
     if !keys.is_empty() {
         write!(out, " keys={}", keys.join(","))?;
     }
-    for (mark, name) in
-        [("patchMergeKey", "merge"), ("patchStrategy", "strategy"), ("mapType", "map"), ("structType", "map")]
-    {
+    let rest = [("patchMergeKey", "merge"), ("patchStrategy", "strategy"), ("mapType", "map"), ("structType", "map")];
+    for (mark, name) in rest {
         if let Some(value) = wire.mark(mark) {
             write!(out, " {name}={value}")?;
         }
     }
-    out.push('\n');
     Ok(())
 }
 

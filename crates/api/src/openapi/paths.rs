@@ -50,6 +50,9 @@ const ALL_CODES: &[(&str, &str)] = &[("200", "OK"), ("201", "Created"), ("202", 
 const ANY: &[&str] = &["*/*"];
 const ENCODINGS: &[&str] =
     &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"];
+const LOG_ENCODINGS: &[&str] =
+    &["text/plain", "application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"];
+const DISCOVERY_ENCODINGS: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const LIST_ENCODINGS: &[&str] = &[
     "application/json",
     "application/yaml",
@@ -121,11 +124,17 @@ pub(super) fn discovery() -> Vec<Path> {
 /// The path that lists a group version's resources.
 pub(super) fn group_version(resource: &Resource, document: &str) -> Path {
     let id = format!("get{}APIResources", scope_name(resource));
-    about(&format!("/{document}/"), document, &id, &tag(resource), "get available resources", "APIResourceList")
+    let text = "get available resources";
+    let mut path = about(&format!("/{document}/"), document, &id, &tag(resource), text, "APIResourceList");
+    for operation in &mut path.operations {
+        operation.accepts = ENCODINGS;
+        operation.answer.encodings = ENCODINGS;
+    }
+    path
 }
 
 fn about(path: &str, document: &str, id: &str, tag: &str, text: &str, kind: &str) -> Path {
-    let answer = Answer { codes: OK, body: Some(format!("{META}.{kind}")), encodings: ENCODINGS };
+    let answer = Answer { codes: OK, body: Some(format!("{META}.{kind}")), encodings: DISCOVERY_ENCODINGS };
     let operation = Operation {
         method: "get",
         id: id.to_owned(),
@@ -133,7 +142,7 @@ fn about(path: &str, document: &str, id: &str, tag: &str, text: &str, kind: &str
         tag: tag.to_owned(),
         action: None,
         body: None,
-        accepts: ENCODINGS,
+        accepts: DISCOVERY_ENCODINGS,
         parameters: NONE,
         answer,
     };
@@ -248,7 +257,10 @@ impl Maker<'_> {
             operations.push(self.about_kind(operation, subresource));
         }
         if name == "log" {
-            operations.iter_mut().for_each(|operation| operation.answer.body = None);
+            for operation in &mut operations {
+                operation.answer.body = None;
+                operation.answer.encodings = LOG_ENCODINGS;
+            }
         }
         vec![self.scoped(&parts, vec![&NAME, &PRETTY], operations)]
     }
