@@ -107,7 +107,8 @@ async fn binds_its_own_pods_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn says_why_a_pod_waits_and_binds_it_when_a_node_helps() {
     let running = Running::start(&[node("a", "1"), pod("p", "2", &json!({}))], |_| {});
-    let message = "0/1 nodes are available: 1 Insufficient cpu.";
+    let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption \
+                   victims found for incoming pod.";
     running.until("a condition", |api| condition(api, "p").is_some()).await;
     let found = condition(&running.api, "p").unwrap();
     assert_eq!(
@@ -137,6 +138,37 @@ async fn a_deleted_pod_makes_room() {
         running.api.put(p);
     }
     running.until("a binding", |api| node_of(api, "q").is_some()).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_more_important_pod_takes_the_room_of_a_lesser_one_and_no_other_gets_between() {
+    let bound = |name: &str, cpu: &str, priority: i32| pod(name, cpu, &json!({"nodeName": "a", "priority": priority}));
+    let running = Running::start(
+        &[
+            node("a", "4"),
+            bound("low", "2", 1),
+            bound("lower", "1", 0),
+            bound("high", "1", 9),
+            pod("new", "2", &json!({"priority": 5})),
+        ],
+        |_| {},
+    );
+    let gone = |api: &Api, name: &str| {
+        api.get(PODS, "default", name).is_none_or(|pod| pod["metadata"]["deletionTimestamp"].is_string())
+    };
+    running
+        .until("a promise", |api| api.get(PODS, "default", "new").unwrap()["status"]["nominatedNodeName"] == "a")
+        .await;
+    assert!(gone(&running.api, "low") && !gone(&running.api, "lower") && !gone(&running.api, "high"));
+    // It comes when there is room, but that is promised.
+    running.api.put(pod("between", "1", &json!({"priority": 4})));
+    if let Some(mut low) = running.api.get(PODS, "default", "low") {
+        low["status"]["phase"] = json!("Failed");
+        running.api.put(low);
+    }
+    running.until("a binding", |api| node_of(api, "new").is_some()).await;
+    assert_eq!(node_of(&running.api, "between"), None);
     running.end().await;
 }
 

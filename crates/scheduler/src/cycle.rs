@@ -3,9 +3,10 @@
 //! As upstream: nodes are looked at in turns, beginning where the last cycle stopped, until enough of them fit (in a large
 //! cluster a part of all); among the best of those, chance decides. If none fits, every node is asked why.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::image::{Image, Node, NodeIndex};
+use crate::image::{Image, Node, NodeIndex, Nominated, What};
 use crate::intern::Symbol;
 use crate::plugins::{Normalize, PLUGINS, Plugin, PluginSet, image_locality, node_affinity, taint_toleration};
 use crate::pod::{Needs, PodInfo};
@@ -55,24 +56,42 @@ impl<'a> Cycle<'a> {
         cycle
     }
 
-    /// Whether the pod can go to a node.
+    /// Whether the pod can go to a node, and leave what was promised to others.
     pub fn fits(&self, node: &Node) -> bool {
-        node.present && self.relevant.iter().all(|plugin| plugin.filter.is_none_or(|filter| filter(self, node)))
+        node.present && self.passes(&self.with_promises(node))
+    }
+
+    /// Whether the pod can go to a node as it is given.
+    pub fn passes(&self, node: &Node) -> bool {
+        self.relevant.iter().all(|plugin| plugin.filter.is_none_or(|filter| filter(self, node)))
+    }
+
+    /// Whether what keeps the pod from a node may go with other pods.
+    pub fn may_pass_without_others(&self, node: &Node) -> bool {
+        let held = What::RESOURCES.and(What::PORTS);
+        let mut lasting = self.relevant.iter().filter(|plugin| !plugin.hints.meets(held));
+        node.present && lasting.all(|plugin| plugin.filter.is_none_or(|filter| filter(self, node)))
+    }
+
+    /// The node with the pods that were promised room there, as far as this pod has to leave it to them.
+    pub fn with_promises<'n>(&self, node: &'n Node) -> Cow<'n, Node> {
+        let before = |other: &&Nominated| other.needs.priority >= self.needs.priority && other.key != self.pod.key;
+        if !node.nominated.iter().any(|other| before(&other)) {
+            return Cow::Borrowed(node);
+        }
+        let mut seen = node.clone();
+        node.nominated.iter().filter(before).for_each(|other| seen.hold(&other.needs, self.image.interner()));
+        Cow::Owned(seen)
     }
 
     /// Adds why the pod cannot go to a node: all that the first plugin says that refuses.
-    fn explain(&self, node: &Node, rejections: &mut Rejections) {
+    pub fn explain(&self, node: &Node, rejections: &mut Rejections) {
         let refusing = PLUGINS.iter().enumerate().find(|(place, plugin)| {
             self.relevant.contains(*place) && plugin.filter.is_some_and(|filter| !filter(self, node))
         });
         if let Some((place, plugin)) = refusing {
             rejections.plugins.insert(place);
-            (plugin.explain)(self, node, &mut |reason| match rejections.reasons.get_mut(reason) {
-                Some(nodes) => *nodes += 1,
-                None => {
-                    rejections.reasons.insert(reason.to_owned(), 1);
-                }
-            });
+            (plugin.explain)(self, node, &mut |reason| rejections.say(reason));
         }
     }
 
@@ -80,7 +99,7 @@ impl<'a> Cycle<'a> {
     fn explain_all(&self) -> Rejections {
         let mut rejections = Rejections { nodes: self.image.order().len(), ..Rejections::default() };
         for index in self.image.order() {
-            self.explain(self.image.node(*index), &mut rejections);
+            self.explain(&self.with_promises(self.image.node(*index)), &mut rejections);
         }
         rejections
     }
@@ -100,6 +119,16 @@ pub struct Rejections {
     pub reasons: BTreeMap<String, usize>,
     /// Which plugins refused.
     pub plugins: PluginSet,
+}
+
+impl Rejections {
+    /// One more node gives this reason.
+    pub fn say(&mut self, reason: &str) {
+        match self.reasons.get_mut(reason) {
+            Some(nodes) => *nodes += 1,
+            None => drop(self.reasons.insert(reason.to_owned(), 1)),
+        }
+    }
 }
 
 impl std::fmt::Display for Rejections {
@@ -125,6 +154,11 @@ pub struct Turn {
 }
 
 impl Turn {
+    /// Where the next cycle begins.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
     /// The same seed gives the same choices.
     pub fn new(seed: u64) -> Self {
         Self { chance: seed | 1, ..Self::default() }
@@ -142,6 +176,10 @@ impl Turn {
 /// Chooses a node for a pod, or says why there is none.
 pub fn place(image: &Image, pod: &PodInfo, turn: &mut Turn) -> Result<NodeIndex, Rejections> {
     let cycle = Cycle::new(image, pod);
+    // Where room was made for it, it goes first.
+    if let Some(promised) = image.nominated_node(&pod.key).filter(|node| cycle.fits(image.node(*node))) {
+        return Ok(promised);
+    }
     find_feasible(&cycle, turn);
     match turn.feasible.len() {
         0 => Err(cycle.explain_all()),

@@ -18,11 +18,14 @@ use crate::cycle::{Cycle, Rejections, Turn, place};
 use crate::image::{Image, NodeIndex, What};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::preemption::{Preemption, preempt};
 use crate::queue::Queue;
 use crate::writes;
 
 /// The scheduler whose pods these are.
 const NAME: &str = "default-scheduler";
+/// Why the condition `PodScheduled` is false.
+const UNSCHEDULABLE: &str = "Unschedulable";
 /// How many writes are under way at once. Without a limit a burst of pods would queue up in the API server, where it hurts
 /// everybody.
 const WRITES_MAX: usize = 256;
@@ -70,6 +73,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
 /// How a write ended.
 enum Outcome {
     Bound { pod: Arc<PodInfo>, node: Arc<str>, result: Result<(), ClientError> },
+    Preempted { pod: Arc<PodInfo>, result: Result<(), ClientError> },
     Reported { pod: Arc<PodInfo>, result: Result<(), ClientError> },
 }
 
@@ -158,7 +162,7 @@ impl Scheduler {
         match change {
             Change::Applied(object) => self.on_pod_applied(&object),
             Change::Deleted(object) => {
-                self.queue.remove(object.key());
+                self.forget(object.key());
                 self.uncount(object.key());
             }
             Change::Synced => self.synced.0 = true,
@@ -169,14 +173,16 @@ impl Scheduler {
         let (key, uid) = (object.key(), object.uid());
         let node = object.field(PODS, "spec.nodeName").unwrap_or_default();
         if matches!(object.field(PODS, "status.phase"), Some("Succeeded" | "Failed")) {
-            self.queue.remove(key);
+            self.forget(key);
             self.uncount(key);
             return;
         }
         if !node.is_empty() {
-            self.queue.remove(key);
+            self.forget(key);
             // Most changes of a pod are its status: what it holds of its node changes only with its generation.
-            if self.image.confirm(key, uid, node) && self.image.generation(key) == Some(object.index().generation) {
+            if self.image.confirm(key, uid, node, object.is_deleting())
+                && self.image.generation(key) == Some(object.index().generation)
+            {
                 return;
             }
         } else if self.image.pod(key).is_some_and(|(counted, _, assumed)| assumed && counted == uid) {
@@ -197,9 +203,22 @@ impl Scheduler {
         // One of the same name that went unseen.
         self.uncount(&pod.key);
         if &*pod.scheduler_name == NAME && !pod.deleting {
+            // A promise outlives a restart of the scheduler.
+            let promised = pod.nominated_node.as_deref().and_then(|node| self.image.find(node));
+            if let (Some(node), None) = (promised, self.image.nominated_node(&pod.key)) {
+                self.image.nominate(&pod, node);
+            }
             self.queue.upsert(Arc::new(pod), Instant::now());
         } else {
-            self.queue.remove(&pod.key);
+            self.forget(&pod.key);
+        }
+    }
+
+    /// A pod that waits no longer; what was promised to it others may have.
+    fn forget(&mut self, key: &Key) {
+        self.queue.remove(key);
+        if let Some(node) = self.image.withdraw(key) {
+            self.note(node, What::RESOURCES.and(What::PORTS));
         }
     }
 
@@ -262,18 +281,43 @@ impl Scheduler {
     }
 
     fn reject(&mut self, pod: Arc<PodInfo>, rejections: &Rejections) {
-        let message = rejections.to_string();
         self.queue.reject(&pod.key, rejections.plugins, Instant::now());
-        self.say_why(pod, "Unschedulable", &message);
+        if rejections.nodes == 0 {
+            return self.say_why(pod, &rejections.to_string());
+        }
+        match preempt(&self.image, &pod, &self.turn) {
+            Ok(preemption) => self.preempt(pod, &rejections.to_string(), preemption),
+            Err(why) => self.say_why(pod, &format!("{rejections} preemption: {why}")),
+        }
+    }
+
+    /// Removes pods of lower priority and promises their room to this one, which is tried again when they are gone.
+    fn preempt(&mut self, pod: Arc<PodInfo>, message: &str, preemption: Preemption) {
+        let Preemption { node, victims } = preemption;
+        self.image.nominate(&pod, node);
+        let name = &self.image.node(node).name;
+        for victim in &victims {
+            let message = format!("Preempted by pod {} on node {name}", pod.uid);
+            self.config.recorder.event(&reference(&victim.key, &victim.uid), EventType::Normal, "Preempted", &message);
+        }
+        self.config.recorder.event(&about(&pod), EventType::Warning, "FailedScheduling", message);
+        let now = self.config.clock.now();
+        let mut patch = writes::condition(&pod, UNSCHEDULABLE, message, now);
+        patch["status"]["nominatedNodeName"] = (**name).into();
+        let client = self.config.client.clone();
+        self.write("preempt", async move {
+            let result = writes::preempt(&client, &victims, &pod, &patch, now).await;
+            Outcome::Preempted { pod, result }
+        });
     }
 
     /// The event at every attempt (equal ones are counted up), the condition only when it says something new.
-    fn say_why(&mut self, pod: Arc<PodInfo>, reason: &str, message: &str) {
+    fn say_why(&mut self, pod: Arc<PodInfo>, message: &str) {
         self.config.recorder.event(&about(&pod), EventType::Warning, "FailedScheduling", message);
-        if pod.reported.as_ref().is_some_and(|(was, said)| **was == *reason && **said == *message) {
+        if pod.reported.as_ref().is_some_and(|(was, said)| **was == *UNSCHEDULABLE && **said == *message) {
             return;
         }
-        let patch = writes::condition(&pod, reason, message, self.config.clock.now());
+        let patch = writes::condition(&pod, UNSCHEDULABLE, message, self.config.clock.now());
         let client = self.config.client.clone();
         self.write("report", async move {
             let result = writes::report(&client, &pod, &patch).await;
@@ -300,7 +344,13 @@ impl Scheduler {
                 self.config.recorder.event(&about(&pod), EventType::Normal, "Scheduled", &message);
             }
             Outcome::Bound { pod, node, result: Err(error) } => self.on_bind_failed(&pod, &node, &error),
-            Outcome::Reported { result: Ok(()), .. } => {}
+            Outcome::Preempted { result: Ok(()), .. } | Outcome::Reported { result: Ok(()), .. } => {}
+            Outcome::Preempted { pod, result: Err(error) } => {
+                // Not every victim goes, so that their going may not wake the pod: its back-off does.
+                tracing::warn!(pod = %pod.key, error = chain(&error), "cannot make room for a pod");
+                self.image.withdraw(&pod.key);
+                self.queue.hint(Instant::now(), |waiting, _| waiting.uid == pod.uid);
+            }
             Outcome::Reported { pod, result: Err(error) } => {
                 // Said again at the next attempt, since the pod then still lacks the condition.
                 if !error.is_not_found() {
@@ -332,12 +382,16 @@ fn skip(kind: &str, object: &Object, error: &serde_json::Error) {
 }
 
 fn about(pod: &PodInfo) -> ObjectReference {
+    reference(&pod.key, &pod.uid)
+}
+
+fn reference(key: &Key, uid: &str) -> ObjectReference {
     ObjectReference {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
-        namespace: pod.key.namespace.to_string(),
-        name: pod.key.name.to_string(),
-        uid: pod.uid.to_string(),
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        uid: uid.to_owned(),
         resource_version: String::new(),
         field_path: String::new(),
     }

@@ -92,8 +92,30 @@ pub struct Extended {
     pub requested: i64,
 }
 
+/// A pod that was promised room on a node, which other pods are being removed to make.
+#[derive(Debug, Clone)]
+pub struct Nominated {
+    /// The pod.
+    pub key: Key,
+    /// What it asks for, its priority included: only pods of a higher one may take its room.
+    pub needs: Arc<Needs>,
+}
+
+/// A pod that is counted.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    /// Namespace and name.
+    pub key: Key,
+    /// The uid.
+    pub uid: Box<str>,
+    /// What it asks for.
+    pub needs: Arc<Needs>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
 /// One slot of the image.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     /// What the node has.
     pub allocatable: Room,
@@ -111,12 +133,16 @@ pub struct Node {
     pub extended: Vec<Extended>,
     /// Host ports in use.
     pub ports: Vec<HostPort>,
+    /// Pods that were promised room here.
+    pub nominated: Vec<Nominated>,
     /// Labels, sorted by key.
     pub labels: Box<[(Symbol, Symbol)]>,
     /// Images present with their sizes, sorted.
     pub images: Box<[(Symbol, i64)]>,
     /// The name.
     pub name: Arc<str>,
+    /// The pods counted here.
+    pods: Vec<Key>,
     /// Where it stands in the order of present nodes.
     at: usize,
     /// The node as it came, to find out what changed.
@@ -129,6 +155,7 @@ struct Held {
     generation: i64,
     needs: Arc<Needs>,
     assumed: bool,
+    deleting: bool,
 }
 
 /// The cluster image.
@@ -140,6 +167,8 @@ pub struct Image {
     /// The present nodes. Placement goes round in this order.
     order: Vec<NodeIndex>,
     pods: HashMap<Key, Held>,
+    /// Where the pods are that were promised room.
+    nominated: HashMap<Key, NodeIndex>,
     /// On how many nodes each image is.
     images: HashMap<Symbol, usize>,
     /// How many taints there are that only weigh: without any, nobody looks for them.
@@ -186,6 +215,35 @@ impl Image {
     /// The generation at which a pod was counted.
     pub fn generation(&self, key: &Key) -> Option<i64> {
         self.pods.get(key).map(|held| held.generation)
+    }
+
+    /// The pods counted on a node.
+    pub fn pods_on(&self, node: NodeIndex) -> impl Iterator<Item = Counted> {
+        self.node(node).pods.iter().filter_map(|key| {
+            let Held { uid, needs, deleting, .. } = self.pods.get(key)?;
+            Some(Counted { key: key.clone(), uid: uid.clone(), needs: needs.clone(), deleting: *deleting })
+        })
+    }
+
+    /// Where a pod was promised room.
+    pub fn nominated_node(&self, key: &Key) -> Option<NodeIndex> {
+        self.nominated.get(key).copied()
+    }
+
+    /// Promises a pod room on a node, and nowhere else any more.
+    pub fn nominate(&mut self, pod: &PodInfo, node: NodeIndex) {
+        self.withdraw(&pod.key);
+        let nominated = Nominated { key: pod.key.clone(), needs: pod.needs.clone() };
+        self.nodes[node.0 as usize].nominated.push(nominated);
+        self.nominated.insert(pod.key.clone(), node);
+    }
+
+    /// Takes a promise back. The node where it was.
+    pub fn withdraw(&mut self, key: &Key) -> Option<NodeIndex> {
+        let node = self.nominated.remove(key)?;
+        self.nodes[node.0 as usize].nominated.retain(|nominated| nominated.key != *key);
+        self.free_if_empty(node);
+        Some(node)
     }
 
     /// How many pods are counted.
@@ -240,10 +298,11 @@ impl Image {
     }
 
     /// Whether this very pod is counted on that node already. It is then no longer only assumed.
-    pub fn confirm(&mut self, key: &Key, uid: &str, node: &str) -> bool {
+    pub fn confirm(&mut self, key: &Key, uid: &str, node: &str, deleting: bool) -> bool {
         let Some(held) = self.pods.get_mut(key) else { return false };
         let same = &*held.uid == uid && *self.nodes[held.node.0 as usize].name == *node;
         held.assumed &= !same;
+        held.deleting = deleting;
         same
     }
 
@@ -251,38 +310,30 @@ impl Image {
     pub fn remove_pod(&mut self, key: &Key) -> Option<NodeIndex> {
         let held = self.pods.remove(key)?;
         let node = &mut self.nodes[held.node.0 as usize];
-        node.add(&held.needs, -1);
-        for (name, amount) in &held.needs.requests.extended {
-            let symbol = self.interner.find(name).expect("a counted pod holds its resources' names");
-            let at = node.extended.iter().position(|e| e.name == symbol).expect("as when the pod was counted");
-            node.extended[at].requested -= amount;
-            if node.extended[at].requested == 0 && node.extended[at].allocatable == 0 {
-                node.extended.swap_remove(at);
-            }
-            self.interner.release(symbol);
+        node.release(&held.needs, &self.interner);
+        if let Some(at) = node.pods.iter().position(|counted| counted == key) {
+            node.pods.swap_remove(at);
         }
-        for port in &held.needs.ports {
-            if let Some(at) = node.ports.iter().position(|held| held == port) {
-                node.ports.swap_remove(at);
-            }
+        for (name, _) in &held.needs.requests.extended {
+            let symbol = self.interner.find(name).expect("a counted pod holds its resources' names");
+            node.extended.retain(|row| row.name != symbol || row.requested != 0 || row.allocatable != 0);
+            self.interner.release(symbol);
         }
         self.free_if_empty(held.node);
         Some(held.node)
     }
 
     fn count(&mut self, pod: &PodInfo, index: NodeIndex, assumed: bool) {
-        let node = &mut self.nodes[index.0 as usize];
-        node.add(&pod.needs, 1);
-        for (name, amount) in &pod.needs.requests.extended {
-            let symbol = self.interner.acquire(name);
-            match node.extended.iter_mut().find(|extended| extended.name == symbol) {
-                Some(extended) => extended.requested += amount,
-                None => node.extended.push(Extended { name: symbol, allocatable: 0, requested: *amount }),
-            }
+        self.withdraw(&pod.key);
+        for (name, _) in &pod.needs.requests.extended {
+            self.interner.acquire(name);
         }
-        node.ports.extend(pod.needs.ports.iter().cloned());
+        let node = &mut self.nodes[index.0 as usize];
+        node.hold(&pod.needs, &self.interner);
+        node.pods.push(pod.key.clone());
         let (uid, generation, needs) = (pod.uid.clone(), pod.generation, pod.needs.clone());
-        self.pods.insert(pod.key.clone(), Held { node: index, uid, generation, needs, assumed });
+        let held = Held { node: index, uid, generation, needs, assumed, deleting: pod.deleting };
+        self.pods.insert(pod.key.clone(), held);
     }
 
     fn slot(&mut self, name: &str) -> NodeIndex {
@@ -307,7 +358,7 @@ impl Image {
 
     fn free_if_empty(&mut self, index: NodeIndex) {
         let node = &self.nodes[index.0 as usize];
-        if !node.present && node.requested.pods == 0 {
+        if !node.present && node.pods.is_empty() && node.nominated.is_empty() {
             self.by_name.remove(&node.name);
             self.free.push(index);
         }
@@ -403,6 +454,8 @@ impl Node {
             taints: Box::default(),
             extended: Vec::new(),
             ports: Vec::new(),
+            nominated: Vec::new(),
+            pods: Vec::new(),
             labels: Box::default(),
             images: Box::default(),
             name,
@@ -414,6 +467,35 @@ impl Node {
     /// The value of a label.
     pub fn label(&self, key: Symbol) -> Option<Symbol> {
         self.labels.binary_search_by_key(&key, |label| label.0).ok().map(|at| self.labels[at].1)
+    }
+
+    /// Counts what a pod asks for. A resource that no node has and no counted pod asks for has no number, and no row.
+    pub fn hold(&mut self, needs: &Needs, interner: &Interner) {
+        self.add(needs, 1);
+        self.ports.extend(needs.ports.iter().cloned());
+        for (name, amount) in &needs.requests.extended {
+            let Some(name) = interner.find(name) else { continue };
+            match self.extended.iter_mut().find(|row| row.name == name) {
+                Some(row) => row.requested += amount,
+                None => self.extended.push(Extended { name, allocatable: 0, requested: *amount }),
+            }
+        }
+    }
+
+    /// Takes back what [`Node::hold`] counted.
+    pub fn release(&mut self, needs: &Needs, interner: &Interner) {
+        self.add(needs, -1);
+        for port in &needs.ports {
+            if let Some(at) = self.ports.iter().position(|held| held == port) {
+                self.ports.swap_remove(at);
+            }
+        }
+        for (name, amount) in &needs.requests.extended {
+            let name = interner.find(name);
+            if let Some(row) = self.extended.iter_mut().find(|row| Some(row.name) == name) {
+                row.requested -= amount;
+            }
+        }
     }
 
     fn add(&mut self, needs: &Needs, sign: i64) {

@@ -1,13 +1,13 @@
 //! The scheduler: gives each pod that has no node the best one.
 //!
 //! [`image`] is the cluster as placement needs it, changed by events and never rebuilt. [`cycle`] places one pod, a pure
-//! function of image and pod, by [`plugins`]. [`queue`] holds the pods that wait. [`run`] joins them to the API: one task owns
+//! function of image and pod, by [`plugins`]; where that fails [`preemption`] finds pods of lower priority that may go. [`queue`] holds the pods that wait. [`run`] joins them to the API: one task owns
 //! image and queue, so nothing is locked; writes (bindings, conditions) are pipelined beside it.
 //!
 //! Only pods of the scheduler `default-scheduler` are placed; all are counted. A pod is counted on its node from the moment
 //! it is placed, before it is bound, so that no node is given twice.
 //!
-//! Not here: preemption, pod affinity and topology spread, volumes, profiles and extenders.
+//! Not here: pod affinity and topology spread, volumes, profiles and extenders.
 //!
 //! Public behaviour: "Scheduling, Preemption and Eviction" in the Kubernetes documentation.
 
@@ -18,6 +18,7 @@ pub mod intern;
 pub mod node;
 pub mod plugins;
 pub mod pod;
+pub mod preemption;
 pub mod queue;
 pub mod resources;
 mod wire;

@@ -28,6 +28,8 @@ pub struct PodInfo {
     pub deleting: bool,
     /// What was last reported about it: reason and message of the condition `PodScheduled`.
     pub reported: Option<(Box<str>, Box<str>)>,
+    /// `status.nominatedNodeName`: where room is being made for it.
+    pub nominated_node: Option<Box<str>>,
     /// What it asks for.
     pub needs: Arc<Needs>,
 }
@@ -37,6 +39,8 @@ pub struct PodInfo {
 pub struct Needs {
     /// `spec.priority`.
     pub priority: i32,
+    /// Whether `spec.preemptionPolicy` keeps others from being removed for it.
+    pub never_preempts: bool,
     /// Names of scheduling gates: with one, the pod is not looked at.
     pub gates: Box<[Box<str>]>,
     /// Effective requests.
@@ -153,6 +157,7 @@ impl PodInfo {
         let affinity = spec.affinity.and_then(|affinity| affinity.node_affinity).unwrap_or_default();
         let needs = Needs {
             priority: spec.priority,
+            never_preempts: &*spec.preemption_policy == "Never",
             gates: spec.scheduling_gates.into_iter().map(|gate| gate.name).collect(),
             best_effort: requests.milli_cpu == 0 && requests.memory == 0,
             ports,
@@ -177,6 +182,7 @@ impl PodInfo {
             ended: matches!(&*status.phase, "Succeeded" | "Failed"),
             deleting: object.is_deleting(),
             reported: condition.filter(|c| &*c.status == "False").map(|c| (c.reason, c.message)),
+            nominated_node: (!status.nominated_node_name.is_empty()).then_some(status.nominated_node_name),
             needs: Arc::new(needs),
         })
     }
@@ -195,6 +201,7 @@ struct Spec {
     node_name: Box<str>,
     scheduler_name: Box<str>,
     priority: i32,
+    preemption_policy: Box<str>,
     scheduling_gates: Vec<Gate>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
@@ -302,8 +309,9 @@ struct NodeSelector {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Status {
+    nominated_node_name: Box<str>,
     phase: Box<str>,
     conditions: Vec<Condition>,
 }

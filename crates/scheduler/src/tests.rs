@@ -11,6 +11,7 @@ use crate::image::{Image, What};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::pod::tests::pod;
+use crate::preemption::preempt;
 
 /// A node with 4 CPUs, 8 GiB and 10 pods, changed by `over`: `labels`, `taints`, `unschedulable`, `allocatable`, `images`.
 pub(crate) fn node(name: &str, over: &Value) -> NodeInfo {
@@ -160,6 +161,48 @@ fn says_what_of_a_node_changed() {
     assert_eq!(apply(json!({"labels": {"x": "2"}})), What::RESOURCES);
     assert_eq!(apply(json!({"labels": {"x": "2"}, "unschedulable": true})), What::NOTHING);
     assert_eq!(apply(json!({"labels": {"x": "2"}})), What::TAINTS);
+}
+
+#[test]
+fn removes_as_few_and_as_unimportant_pods_as_it_can() {
+    let bound = |cpu: &str, priority: i32| json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": cpu}}}]});
+    let check = |placed: &[(&str, &str, Value)], wanted: Value, expected: Result<&[&str], &str>| {
+        let mut image = image(&[("a", json!({})), ("b", json!({}))]);
+        for (name, node, spec) in placed {
+            image.add_pod(&pod(name, spec), node);
+        }
+        let found = preempt(&image, &pod("new", &wanted), &Turn::new(1));
+        let names =
+            found.map(|found| found.victims.iter().map(|victim| victim.key.name.to_string()).collect::<Vec<_>>());
+        assert_eq!(
+            names,
+            expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect()).map_err(str::to_owned)
+        );
+    };
+    let full = [("a1", "a", bound("4", 3)), ("b1", "b", bound("2", 1)), ("b2", "b", bound("2", 2))];
+    check(&full, bound("2", 5), Ok(&["b1"]));
+    check(&full, bound("4", 5), Ok(&["b2", "b1"]));
+    check(&full, bound("2", 1), Err("0/2 nodes are available: 2 No preemption victims found for incoming pod."));
+    check(&full, bound("5", 5), Err("0/2 nodes are available: 2 Insufficient cpu."));
+    let mut elsewhere = bound("2", 5);
+    elsewhere["nodeSelector"] = json!({"x": "y"});
+    check(&full, elsewhere, Err("0/2 nodes are available: 2 Preemption is not helpful for scheduling."));
+    let mut never = bound("2", 5);
+    never["preemptionPolicy"] = json!("Never");
+    check(&full, never, Err("not eligible due to preemptionPolicy=Never."));
+}
+
+#[test]
+fn leaves_promised_room_to_the_pod_that_it_was_promised_to() {
+    let mut image = image(&[("a", json!({}))]);
+    let asks = |priority: i32| json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": "3"}}}]});
+    let promised = pod("promised", &asks(5));
+    image.nominate(&promised, image.find("a").unwrap());
+    let fits = |image: &Image, pod: &PodInfo| place(image, pod, &mut Turn::new(1)).is_ok();
+    assert!(fits(&image, &promised) && fits(&image, &pod("higher", &asks(6))));
+    assert!(!fits(&image, &pod("equal", &asks(5))) && !fits(&image, &pod("lower", &asks(1))));
+    image.withdraw(&promised.key);
+    assert!(fits(&image, &pod("lower", &asks(1))));
 }
 
 #[derive(Debug, Clone)]

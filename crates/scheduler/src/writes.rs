@@ -2,9 +2,10 @@
 
 use api::resources::PODS;
 use bytes::Bytes;
-use control::{Client, ClientError, PatchType};
+use control::{Client, ClientError, DeleteOptions, PatchType};
 use serde_json::{Value, json};
 
+use crate::image::Counted;
 use crate::pod::PodInfo;
 
 /// Binds a pod to a node. Fails when the pod is another than was placed, or is bound already.
@@ -32,4 +33,32 @@ pub(crate) fn condition(pod: &PodInfo, reason: &str, message: &str, now: jiff::T
         condition["lastTransitionTime"] = machinery::time::seconds(now).into();
     }
     json!({"metadata": {"uid": &*pod.uid}, "status": {"conditions": [condition]}})
+}
+
+/// Removes the victims of a preemption, each marked with the reason, then writes the pod's own patch. One that is gone
+/// already is no error; one that was replaced by another of its name is left alone.
+pub(crate) async fn preempt(
+    client: &Client,
+    victims: &[Counted],
+    pod: &PodInfo,
+    patch: &Value,
+    now: jiff::Timestamp,
+) -> Result<(), ClientError> {
+    for victim in victims.iter().filter(|victim| !victim.deleting) {
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+            "message": "default-scheduler: preempting to accommodate a higher priority pod",
+            "lastTransitionTime": machinery::time::seconds(now)});
+        let mark = json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [condition]}});
+        let marked = client.patch(PODS, &victim.key, Some("status"), PatchType::StrategicMerge, &mark).await;
+        let options = DeleteOptions { uid: Some(victim.uid.to_string()), ..DeleteOptions::default() };
+        let done = match marked {
+            Ok(_) => client.delete(PODS, &victim.key, &options).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error),
+            _ => {}
+        }
+    }
+    report(client, pod, patch).await
 }

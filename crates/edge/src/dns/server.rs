@@ -71,6 +71,11 @@ pub enum DnsError {
 
 /// Answers until `stop`.
 pub async fn run(config: Config, stop: Stop) -> Result<(), DnsError> {
+    run_and_tell(config, stop, |_| {}).await
+}
+
+/// The same, telling where it listens.
+pub(crate) async fn run_and_tell(config: Config, stop: Stop, tell: impl FnOnce(&[SocketAddr])) -> Result<(), DnsError> {
     let zone =
         Zone::new(&config.domain).map_err(|source| DnsError::Domain { domain: config.domain.clone(), source })?;
     let index = Arc::new(RwLock::new(Index::default()));
@@ -78,9 +83,11 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), DnsError> {
     let own = config.listeners.iter().filter(|address| address.port() == 53).map(SocketAddr::ip).collect();
     let forwarder = Forwarder::new(config.resolv_conf, own);
     let mut server = Server::new(Handler { zone, index: index.clone(), forwarder, turn: AtomicUsize::new(0) });
+    let mut bound = Vec::with_capacity(config.listeners.len());
     for address in config.listeners {
-        listen(&mut server, address).await.map_err(|source| DnsError::Listen { address, source })?;
+        bound.push(listen(&mut server, address).await.map_err(|source| DnsError::Listen { address, source })?);
     }
+    tell(&bound);
     let tasks = Tasks::new("dns");
     let (services, slices) =
         (config.informers.all(SERVICES).changes(), config.informers.all(ENDPOINT_SLICES).changes());
@@ -99,13 +106,14 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), DnsError> {
     result.map_err(DnsError::Serve)
 }
 
-async fn listen<T: RequestHandler>(server: &mut Server<T>, address: SocketAddr) -> Result<(), std::io::Error> {
+async fn listen<T: RequestHandler>(server: &mut Server<T>, address: SocketAddr) -> std::io::Result<SocketAddr> {
     let udp = UdpSocket::bind(address).await?;
     // Port 0 is for tests: both protocols then have the port that the first one got.
-    let tcp = TcpListener::bind(udp.local_addr()?).await?;
+    let bound = udp.local_addr()?;
+    let tcp = TcpListener::bind(bound).await?;
     server.register_socket(udp);
     server.register_listener(tcp, TCP_IDLE_MAX, TCP_ANSWERS_MAX);
-    Ok(())
+    Ok(bound)
 }
 
 /// Takes changes into the index for ever.

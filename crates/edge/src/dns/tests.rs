@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use api::resources::{ENDPOINT_SLICES, SERVICES};
 use api::{Key, Object, Resource};
+use base::{Random, Stop, Tasks};
+use control::harness::Api;
+use control::{Client, Informers};
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record, RecordType};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
@@ -19,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use super::answer::{Answer, Zone, answer};
 use super::forward::Forwarder;
 use super::index::Index;
-use super::server::Handler;
+use super::server::{Config, Handler, run_and_tell};
 
 fn object(resource: &Resource, value: &Value) -> Object {
     Object::parse(resource, value.to_string().into_bytes().into()).unwrap()
@@ -275,4 +278,37 @@ async fn asks_others_for_other_names_and_follows_aliases() {
     }
     server.shutdown_gracefully().await.unwrap();
     world.shutdown_gracefully().await.unwrap();
+}
+
+/// A service that is made while the server runs is answered for, once the watch has brought it.
+#[tokio::test]
+async fn follows_the_api_while_it_runs() {
+    let api = Api::new(Random::from_seed(1));
+    let (tasks, stop) = (Tasks::new("test"), Stop::new());
+    let informers = Informers::new(Client::new(api.transport(), "dns"), tasks.clone(), stop.clone());
+    let config = Config {
+        listeners: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+        domain: "cluster.local".to_owned(),
+        informers,
+        resolv_conf: "/nonexistent/resolv.conf".into(),
+    };
+    let (told, address) = tokio::sync::oneshot::channel();
+    let stopped = stop.clone();
+    tasks.spawn("dns", async move {
+        run_and_tell(config, stopped, |bound| told.send(bound[0]).unwrap()).await.unwrap();
+    });
+    let address = address.await.unwrap();
+    api.put(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "ns"},
+        "spec": {"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7"]}}));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = over_udp(address, "web.ns.svc.cluster.local.", RecordType::A, None).await;
+        if found.answers.first().is_some_and(|record| record.data.to_string() == "10.43.0.7") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{found:?}");
+        tokio::task::yield_now().await;
+    }
+    stop.stop();
+    tasks.join().await;
 }

@@ -13,7 +13,8 @@ pub const PLUGIN: Plugin = Plugin {
     filter: Some(filter),
     explain: |_, _, say| say("node(s) didn't match the requested node name"),
     score: None,
-    hints: What::ALL,
+    // A name never changes: only a new node helps, and that changes everything.
+    hints: What::LABELS,
 };
 
 fn filter(cycle: &Cycle<'_>, node: &Node) -> bool {
