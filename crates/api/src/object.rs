@@ -292,35 +292,57 @@ fn select(resource: &Resource, json: &[u8]) -> Result<Box<[Box<str>]>, EncodeErr
     let paths = sources.iter().map(|source| source.path).enumerate().collect();
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     Select { paths, values: &mut values }.deserialize(&mut deserializer)?;
-    for (value, source) in values.iter_mut().zip(&sources).filter(|(value, _)| value.is_empty()) {
-        source.absent.clone_into(value);
+    for (at, source) in sources.iter().enumerate() {
+        if values[at].is_empty() {
+            values[at] = match source.absent {
+                Absent::Text(text) => text.to_owned(),
+                Absent::Field(other) => {
+                    let other = resource.selectable_fields.iter().position(|field| field == other);
+                    other.map(|other| values[other].clone()).unwrap_or_default()
+                }
+            };
+        }
     }
     Ok(values.into_iter().map(String::into_boxed_str).collect())
 }
 
 /// Where the value of a selectable field comes from.
+#[derive(Clone, Copy)]
 struct Source<'a> {
     path: &'a str,
-    absent: &'static str,
+    absent: Absent,
+}
+
+/// What stands for a value that is not there.
+#[derive(Clone, Copy)]
+enum Absent {
+    Text(&'static str),
+    /// Another selectable field's value.
+    Field(&'static str),
 }
 
 impl<'a> Source<'a> {
     /// Selectable fields that upstream computes instead of reading the JSON path of the same name: numbers and booleans
     /// have a value where JSON leaves them out, and two fields carry another name than in JSON.
     const COMPUTED: &'static [(&'static str, &'static str, &'static str, Source<'static>)] = &[
-        ("", "events", "source", Source { path: "source.component", absent: "" }),
-        ("", "nodes", "spec.unschedulable", Source { path: "spec.unschedulable", absent: "false" }),
-        ("", "pods", "spec.hostNetwork", Source { path: "spec.hostNetwork", absent: "false" }),
-        ("", "replicationcontrollers", "status.replicas", Source { path: "status.replicas", absent: "0" }),
-        ("apps", "replicasets", "status.replicas", Source { path: "status.replicas", absent: "0" }),
-        ("batch", "jobs", "status.successful", Source { path: "status.succeeded", absent: "0" }),
+        ("", "events", "source", Source { path: "source.component", absent: Absent::Field("reportingComponent") }),
+        ("", "nodes", "spec.unschedulable", Source { path: "spec.unschedulable", absent: Absent::Text("false") }),
+        ("", "pods", "spec.hostNetwork", Source { path: "spec.hostNetwork", absent: Absent::Text("false") }),
+        (
+            "",
+            "replicationcontrollers",
+            "status.replicas",
+            Source { path: "status.replicas", absent: Absent::Text("0") },
+        ),
+        ("apps", "replicasets", "status.replicas", Source { path: "status.replicas", absent: Absent::Text("0") }),
+        ("batch", "jobs", "status.successful", Source { path: "status.succeeded", absent: Absent::Text("0") }),
     ];
 
     fn of(resource: &Resource, field: &'a str) -> Self {
         let computed = Self::COMPUTED
             .iter()
             .find(|(group, plural, name, _)| *name == field && resource.plural == *plural && resource.group == *group);
-        computed.map_or(Self { path: field, absent: "" }, |row| Self { ..row.3 })
+        computed.map_or(Self { path: field, absent: Absent::Text("") }, |row| row.3)
     }
 }
 

@@ -11,7 +11,7 @@ mod check;
 mod merge;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use check::{DecodeError, Decoded, Strictness, check, decode};
 pub use table::Descriptions;

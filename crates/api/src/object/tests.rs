@@ -50,6 +50,7 @@ fn selectable_fields_have_upstreams_values() {
         (JOBS, json!({}), "status.successful", "0"),
         (REPLICA_SETS, json!({}), "status.replicas", "0"),
         (EVENTS, json!({"source": {"component": "kubelet"}}), "source", "kubelet"),
+        (EVENTS, json!({"reportingComponent": "scheduler", "source": {}}), "source", "scheduler"),
         (EVENTS, json!({"involvedObject": {"name": "p", "kind": "Pod"}}), "involvedObject.kind", "Pod"),
     ];
     for (resource, rest, path, expected) in cases {

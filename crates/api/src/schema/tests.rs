@@ -10,6 +10,47 @@ fn of(resource: &Resource) -> TypeRef {
     type_of(resource).unwrap()
 }
 
+/// An object of a type with every field set, down to where types contain themselves.
+pub(crate) fn sample(of: TypeRef, depth: usize) -> Value {
+    let deeper = |field: &&Field| depth > 0 || field.required || !matches!(field.kind(), Kind::Type(_));
+    let fields = of.fields().iter().filter(deeper).map(|field| {
+        let value = match field.kind() {
+            Kind::String => json!("text"),
+            Kind::Int32 | Kind::IntOrString => json!(7),
+            Kind::Int64 => json!(i64::MAX),
+            Kind::Double => json!(0.5),
+            Kind::Bool => json!(true),
+            Kind::Bytes => json!("AAE="),
+            Kind::Quantity => json!("1500m"),
+            Kind::Time => json!("2026-01-02T03:04:05Z"),
+            Kind::MicroTime => json!("2026-01-02T03:04:05.000006Z"),
+            Kind::Object | Kind::Any => json!({}),
+            Kind::Type(inner) => sample(inner, depth.saturating_sub(1)),
+        };
+        let value = match field.shape {
+            Shape::One => value,
+            Shape::List => json!([value]),
+            Shape::Map => json!({"key": value}),
+            Shape::MapOfLists => json!({"key": [value]}),
+        };
+        (field.name.to_owned(), value)
+    });
+    let mut object: serde_json::Map<_, _> = fields.collect();
+    if let Some((api_version, kind)) = of.kind() {
+        object.extend([("apiVersion".to_owned(), api_version.into()), ("kind".to_owned(), kind.into())]);
+    }
+    Value::Object(object)
+}
+
+#[test]
+fn an_object_with_every_field_is_stored_as_it_is() {
+    for resource in RESOURCES {
+        let object = sample(of(resource), 8);
+        let stored = decode(object.to_string().as_bytes(), of(resource), Strictness::Strict);
+        assert_eq!(stored.unwrap().value, object, "{}", resource.kind);
+    }
+}
+
 #[test]
 fn every_resource_and_its_list_have_a_type() {
     for resource in RESOURCES {
