@@ -1,6 +1,7 @@
 //! The table is whole, and objects are read as upstream reads them.
 
 use machinery::strategic;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -227,4 +228,53 @@ fn strategic_merge_patch_follows_the_table() {
         merged["metadata"]["finalizers"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     merged.sort_unstable();
     assert_eq!(merged, ["x", "y"]);
+}
+
+/// Any JSON, with texts that are often near to a quantity or a time.
+fn any_json() -> impl Strategy<Value = Value> {
+    let scalar = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[0-9]{1,4}[.]?[0-9]{0,3}(n|u|m|k|M|Ki|Gi|e3|E)?".prop_map(Value::from),
+        "[0-9]{4}-0[1-9]-[012][1-8]T0[0-9]:00:00(.[0-9]{1,9})?(Z|[+]02:00)".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    scalar.prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map("[a-c]", inner, 0..4).prop_map(|fields| fields.into_iter().collect()),
+        ]
+    })
+}
+
+/// All places in a tree, as JSON pointers.
+fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+    all.push(at.to_owned());
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, inner)| pointers(inner, &format!("{at}/{name}"), all)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, inner)| pointers(inner, &format!("{at}/{i}"), all));
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    /// A pod with something else in some of its places.
+    #[test]
+    fn whatever_is_accepted_is_canonical(changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4)) {
+        let mut pod = sample(of(PODS), 3);
+        for (place, value) in changes {
+            let mut places = Vec::new();
+            pointers(&pod, "", &mut places);
+            let place: &String = place.get(&places);
+            *pod.pointer_mut(place).expect("the place was just found") = value;
+        }
+        if let Ok(read) = decode(pod.to_string().as_bytes(), of(PODS), Strictness::Warn) {
+            let again = check(&read.value, of(PODS), Strictness::Strict);
+            prop_assert_eq!(again.map(|it| it.value).map_err(|error| error.to_string()), Ok(read.value));
+        }
+    }
 }
