@@ -67,7 +67,8 @@ pub async fn remove_all(net: &dyn Net, state_dir: &Path) -> Result<(), RemoveErr
 
 /// Whether a link of this name was made for a pod.
 fn is_pod_link(name: &str) -> bool {
-    name.strip_prefix(LINK_PREFIX).is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    name.strip_prefix(LINK_PREFIX)
+        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// The address that other machines reach this node under: the source address of the default route, else the first global

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base::Stop;
 use cri::{AttachRequest, NetworkError, PodNetwork};
 use ipnet::Ipv4Net;
 use linux::net::nft::{self, Change, Hook};
@@ -67,6 +68,7 @@ pub enum StartError {
 /// The built-in pod network.
 pub struct PodNetworkBuiltIn {
     net: Arc<dyn Net>,
+    rules: Vec<Change>,
     addresses: Arc<Addresses>,
     mtu: u32,
 }
@@ -90,8 +92,20 @@ impl PodNetworkBuiltIn {
         for (name, value) in sysctls() {
             net.set_sysctl(&name, value).await?;
         }
-        net.commit(TABLE, &rules(&config)).await?;
-        Ok(Self { net, addresses: Arc::new(addresses), mtu })
+        let rules = rules(&config);
+        net.commit(TABLE, &rules).await?;
+        Ok(Self { net, rules, addresses: Arc::new(addresses), mtu })
+    }
+
+    /// Puts the rules back whenever someone else removes them, until `stop`. Ends with an error where that fails: to be
+    /// started again with back-off.
+    pub async fn keep(&self, stop: Stop) -> Result<(), NetError> {
+        while let Some(gone) = stop.or_stopped(self.net.chain_gone(TABLE, POSTROUTING)).await {
+            gone?;
+            tracing::warn!("someone removed the pods' rules; putting them back");
+            self.net.commit(TABLE, &self.rules).await?;
+        }
+        Ok(())
     }
 
     /// The gateway's address: where pods reach the node.

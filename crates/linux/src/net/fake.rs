@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
+use tokio::sync::watch;
 
 use super::nft::{Change, Contents, Elements, Rule, Set, Value};
 use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth};
@@ -17,6 +18,8 @@ use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth};
 #[derive(Clone)]
 pub struct FakeNet {
     machine: Arc<Mutex<BTreeMap<PathBuf, State>>>,
+    /// Told at every change.
+    changed: Arc<watch::Sender<()>>,
     namespace: PathBuf,
 }
 
@@ -57,22 +60,31 @@ impl Default for FakeNet {
 impl FakeNet {
     /// A machine whose first namespace has a loopback and nothing else.
     pub fn new() -> Self {
-        Self { machine: Arc::default(), namespace: PathBuf::new() }
+        Self { machine: Arc::default(), changed: Arc::default(), namespace: PathBuf::new() }
     }
 
     /// What this namespace holds.
     pub fn state(&self) -> State {
-        self.with(|state| state.clone())
+        self.peek(State::clone)
     }
 
     /// Changes this namespace as someone else would.
     pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = {
+            let mut machine = self.machine.lock().expect("no holder of the fake machine's lock panics");
+            change(machine.entry(self.namespace.clone()).or_insert_with(State::with_loopback))
+        };
+        self.changed.send_replace(());
+        result
+    }
+
+    fn peek<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         let mut machine = self.machine.lock().expect("no holder of the fake machine's lock panics");
-        change(machine.entry(self.namespace.clone()).or_insert_with(State::with_loopback))
+        look(machine.entry(self.namespace.clone()).or_insert_with(State::with_loopback))
     }
 
     fn other(&self, namespace: &Path) -> Self {
-        Self { machine: self.machine.clone(), namespace: namespace.to_owned() }
+        Self { namespace: namespace.to_owned(), ..self.clone() }
     }
 }
 
@@ -223,6 +235,15 @@ impl Net for FakeNet {
         }))
     }
 
+    async fn chain_gone(&self, table: &str, chain: &str) -> Result<()> {
+        let mut changed = self.changed.subscribe();
+        while self.peek(|state| state.tables.get(table).is_some_and(|table| table.chains.contains_key(chain))) {
+            // The sender lives as long as this value.
+            drop(changed.changed().await);
+        }
+        Ok(())
+    }
+
     async fn forget_connections(&self, connections: &[Connections]) -> Result<()> {
         self.with(|state| state.forgotten.extend_from_slice(connections));
         Ok(())
@@ -298,6 +319,11 @@ fn chain<'a>(table: &'a mut Table, name: &str) -> std::result::Result<&'a mut Ve
 
 fn in_use(table: &Table, name: &str) -> bool {
     let (jump, goto) = (super::nft::jump(name), super::nft::goto(name));
-    let by_rule = table.chains.values().flatten().flatten().any(|expression| *expression == jump || *expression == goto);
-    by_rule || table.sets.values().any(|(_, elements)| elements.values().any(|value| *value == Value::Goto(name.to_owned())))
+    let by_rule =
+        table.chains.values().flatten().flatten().any(|expression| *expression == jump || *expression == goto);
+    by_rule
+        || table
+            .sets
+            .values()
+            .any(|(_, elements)| elements.values().any(|value| *value == Value::Goto(name.to_owned())))
 }

@@ -14,14 +14,15 @@ use async_trait::async_trait;
 use ipnet::Ipv4Net;
 use nlink::netlink::addr::Ipv4Address;
 use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
+use nlink::netlink::messages::{AddressMessage, LinkMessage};
 use nlink::netlink::netfilter::{ConntrackEntry, ConntrackFilter, IpProtocol};
 use nlink::netlink::nftables::{
-    BaseChain, Chain, Family, FilterHook, NatHook, Policy, Priority, RawMessage, Rule, Set, SetDataType, SetElement,
-    SetElementData, SetFlags, SetKeyType, Transaction, Verdict,
+    BaseChain, Chain, Family, FilterHook, NatHook, NftablesGroup, Policy, Priority, RawMessage, Rule, Set, SetDataType,
+    SetElement, SetElementData, SetFlags, SetKeyType, Transaction, Verdict,
 };
 use nlink::netlink::route::Ipv4Route;
-use nlink::netlink::types::route::RouteScope;
 use nlink::netlink::types::AddressFamily;
+use nlink::netlink::types::route::RouteScope;
 use nlink::netlink::{Connection, Error, Netfilter, Nftables, Route as RouteProtocol};
 
 use super::nft::{Change, Contents, Data, Elements, Field, Hook, Value, chain_name};
@@ -69,6 +70,28 @@ impl Kernel {
             namespace,
             refused: Mutex::default(),
         })
+    }
+
+    /// A socket that gets one message for every nftables transaction that anyone commits in this namespace. The kernel also
+    /// tells every changed element; a filter keeps those from the socket, or one large transaction would overrun it.
+    async fn generations(&self) -> io::Result<Connection<Nftables>> {
+        let open = || {
+            let connection = Connection::<Nftables>::new().map_err(io::Error::other)?;
+            connection.socket().attach_filter(&only_generations()).map_err(io::Error::other)?;
+            connection.subscribe(&[NftablesGroup::All]).map_err(io::Error::other)?;
+            Ok(connection)
+        };
+        match &self.namespace {
+            None => open(),
+            Some(path) => {
+                let runtime = tokio::runtime::Handle::current();
+                namespace::run(path.clone(), move || {
+                    let _in_runtime = runtime.enter();
+                    open()
+                })
+                .await
+            }
+        }
     }
 
     /// Logs a refused sysctl the first time.
@@ -134,33 +157,19 @@ impl Net for Kernel {
     async fn links(&self) -> Result<Vec<Link>> {
         let links = self.route.get_links().await.map_err(fail("list links"))?;
         let addresses = self.route.get_addresses().await.map_err(fail("list addresses"))?;
-        let of = |index: u32| {
-            addresses
-                .iter()
-                .filter(move |address| address.ifindex() == index)
-                .filter_map(|address| match address.primary_address()? {
-                    IpAddr::V4(v4) => Ipv4Net::new(*v4, address.prefix_len()).ok(),
-                    IpAddr::V6(_) => None,
-                })
-                .collect()
-        };
-        let read = |link: nlink::netlink::messages::LinkMessage| Link {
-            index: link.ifindex(),
-            name: link.name_or("").to_owned(),
-            kind: link.kind().unwrap_or("").to_owned(),
-            mtu: link.mtu().unwrap_or(0),
-            up: link.is_up(),
-            loopback: link.is_loopback(),
-            master: link.master(),
-            addresses: of(link.ifindex()),
-        };
-        Ok(links.into_iter().map(read).collect())
+        Ok(links.iter().map(|link| read_link(link, &addresses)).collect())
+    }
+
+    async fn link(&self, name: &str) -> Result<Option<Link>> {
+        let found = self.route.get_link_by_name(name).await.map_err(fail(format!("look up link {name}")))?;
+        let Some(link) = found else { return Ok(None) };
+        let addresses = self.route.get_addresses_by_index(link.ifindex()).await.map_err(fail("list addresses"))?;
+        Ok(Some(read_link(&link, &addresses)))
     }
 
     async fn add_bridge(&self, bridge: &Bridge) -> Result<()> {
         let action = || format!("add bridge {}", bridge.name);
-        let config =
-            BridgeLink::new(&bridge.name).mtu(bridge.mtu).address(bridge.mac).stp(false).forward_delay_ms(0);
+        let config = BridgeLink::new(&bridge.name).mtu(bridge.mtu).address(bridge.mac).stp(false).forward_delay_ms(0);
         match self.route.add_link(config).await {
             Err(error) if error.is_already_exists() => {
                 self.route.set_link_address(&*bridge.name, bridge.mac).await.map_err(fail(action()))?;
@@ -204,7 +213,8 @@ impl Net for Kernel {
     }
 
     async fn set_route(&self, route: &Route) -> Result<()> {
-        let mut config = Ipv4Route::from_addr(route.destination.network(), route.destination.prefix_len()).dev(&route.link);
+        let mut config =
+            Ipv4Route::from_addr(route.destination.network(), route.destination.prefix_len()).dev(&route.link);
         config = match route.gateway {
             Some(gateway) => config.gateway(gateway),
             None => config.scope(RouteScope::Link),
@@ -243,7 +253,12 @@ impl Net for Kernel {
         };
         match written {
             Ok(()) => Ok(()),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
                 self.refuse(name, &error);
                 Ok(())
             }
@@ -270,7 +285,8 @@ impl Net for Kernel {
             return Ok(None);
         }
         let chains = self.nft.list_chains_in(table, Family::Ip).await.map_err(fail(action()))?;
-        let mut contents = Contents { chains: chains.into_iter().map(|chain| chain.name).collect(), ..Contents::default() };
+        let mut contents =
+            Contents { chains: chains.into_iter().map(|chain| chain.name).collect(), ..Contents::default() };
         for set in self.nft.list_sets_in(table, Family::Ip).await.map_err(fail(action()))? {
             let mut elements = Elements::new();
             if !set.flags.contains(SetFlags::EVAL) {
@@ -282,10 +298,28 @@ impl Net for Kernel {
         Ok(Some(contents))
     }
 
+    async fn chain_gone(&self, table: &str, chain: &str) -> Result<()> {
+        let action = || format!("watch nftables table {table}");
+        let events = self.generations().await.map_err(fail(action()))?;
+        loop {
+            let chains = self.nft.list_chains_in(table, Family::Ip).await.map_err(fail(action()))?;
+            if !chains.iter().any(|found| found.table == table && found.name == chain) {
+                return Ok(());
+            }
+            match events.socket().recv_msg().await {
+                Ok(_) => {}
+                // More than the buffer took: something changed, whatever it was.
+                Err(error) if error.is_no_buffer_space() => {}
+                Err(error) => return Err(fail(action())(error)),
+            }
+        }
+    }
+
     async fn forget_connections(&self, connections: &[Connections]) -> Result<()> {
         // One walk over the table for each protocol, however many are wanted.
         for number in connections.iter().map(|wanted| wanted.protocol).collect::<BTreeSet<_>>() {
-            let wanted: BTreeSet<&Connections> = connections.iter().filter(|wanted| wanted.protocol == number).collect();
+            let wanted: BTreeSet<&Connections> =
+                connections.iter().filter(|wanted| wanted.protocol == number).collect();
             let filter = ConntrackFilter::new().family(AddressFamily::Inet).proto(protocol(number));
             let tracked = self.netfilter.get_conntrack_matching(&filter).await.map_err(fail("list connections"))?;
             for entry in tracked.iter().filter(|entry| is_wanted(entry, number, &wanted)) {
@@ -300,11 +334,30 @@ impl Net for Kernel {
     }
 }
 
+fn read_link(link: &LinkMessage, addresses: &[AddressMessage]) -> Link {
+    let ipv4 = |address: &AddressMessage| match address.primary_address()? {
+        IpAddr::V4(v4) => Ipv4Net::new(*v4, address.prefix_len()).ok(),
+        IpAddr::V6(_) => None,
+    };
+    Link {
+        index: link.ifindex(),
+        name: link.name_or("").to_owned(),
+        kind: link.kind().unwrap_or("").to_owned(),
+        mtu: link.mtu().unwrap_or(0),
+        up: link.is_up(),
+        loopback: link.is_loopback(),
+        master: link.master(),
+        addresses: addresses.iter().filter(|address| address.ifindex() == link.ifindex()).filter_map(ipv4).collect(),
+    }
+}
+
 fn is_wanted(entry: &ConntrackEntry, protocol: u8, wanted: &BTreeSet<&Connections>) -> bool {
     let (Some(IpAddr::V4(destination)), Some(IpAddr::V4(endpoint))) = (entry.orig.dst_ip, entry.reply.src_ip) else {
         return false;
     };
-    let (Some(destination_port), Some(endpoint_port)) = (entry.orig.dst_port, entry.reply.src_port) else { return false };
+    let (Some(destination_port), Some(endpoint_port)) = (entry.orig.dst_port, entry.reply.src_port) else {
+        return false;
+    };
     [Some(destination), None].into_iter().any(|destination| {
         wanted.contains(&Connections { protocol, destination, destination_port, endpoint, endpoint_port })
     })
@@ -320,7 +373,9 @@ fn protocol(number: u8) -> IpProtocol {
 
 fn value_of(element: &SetElement) -> Value {
     match element.data() {
-        Some(SetElementData::Verdict(Verdict::GotoTo(chain) | Verdict::JumpTo(chain))) => Value::Goto(chain.to_string()),
+        Some(SetElementData::Verdict(Verdict::GotoTo(chain) | Verdict::JumpTo(chain))) => {
+            Value::Goto(chain.to_string())
+        }
         Some(SetElementData::Value(bytes)) => Value::Bytes(bytes.clone()),
         _ => Value::Nothing,
     }
@@ -330,7 +385,9 @@ fn value_of(element: &SetElement) -> Value {
 fn encode(transaction: Transaction, table: &str, change: &Change) -> std::result::Result<Transaction, Error> {
     Ok(match change {
         // Without the flag that refuses an existing one, which the library's own call sets.
-        Change::AddTable => transaction.raw(RawMessage::new(0, Family::Ip).flags(NLM_F_CREATE).attrs(text_attribute(1, table))),
+        Change::AddTable => {
+            transaction.raw(RawMessage::new(0, Family::Ip).flags(NLM_F_CREATE).attrs(text_attribute(1, table)))
+        }
         Change::RemoveTable => transaction.del_table(table, Family::Ip),
         Change::AddChain { name, hook } => {
             let chain = Chain::new(table, name.as_str())?.family(Family::Ip);
@@ -340,7 +397,9 @@ fn encode(transaction: Transaction, table: &str, change: &Change) -> std::result
             })
         }
         Change::FlushChain(name) => transaction.flush_chain(table, name, Family::Ip),
-        Change::RemoveChain(name) => transaction.flush_chain(table, name, Family::Ip).del_chain(table, name, Family::Ip),
+        Change::RemoveChain(name) => {
+            transaction.flush_chain(table, name, Family::Ip).del_chain(table, name, Family::Ip)
+        }
         Change::AddRule { chain, rule } => {
             transaction.add_rule(Rule::new(table, chain).family(Family::Ip).expressions(rule.clone()))
         }
@@ -357,6 +416,25 @@ fn encode(transaction: Transaction, table: &str, change: &Change) -> std::result
             elements.chunks(ELEMENTS_PER_MESSAGE).fold(transaction, |sum, chunk| sum.del_set_elements(&shape, chunk))
         }
     })
+}
+
+/// A classic BPF program: load the message type, compare, take all or nothing. `NFT_MSG_NEWGEN` comes in a datagram of its
+/// own at the end of each transaction.
+fn only_generations() -> Vec<u8> {
+    const LOAD_HALF: u16 = 0x28;
+    const JUMP_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const NEW_GENERATION: u16 = (10 << 8) | 15;
+    // The type is in the machine's byte order; BPF loads in network order.
+    let wanted = u32::from(u16::from_be_bytes(NEW_GENERATION.to_ne_bytes()));
+    let program: [(u16, u8, u8, u32); 4] =
+        [(LOAD_HALF, 0, 0, 4), (JUMP_EQUAL, 0, 1, wanted), (RETURN, 0, 0, u32::MAX), (RETURN, 0, 0, 0)];
+    let instruction = |(code, then, otherwise, value): (u16, u8, u8, u32)| {
+        let [a, b] = code.to_ne_bytes();
+        let [c, d, e, f] = value.to_ne_bytes();
+        [a, b, then, otherwise, c, d, e, f]
+    };
+    program.into_iter().flat_map(instruction).collect()
 }
 
 const NLM_F_CREATE: u16 = 0x400;

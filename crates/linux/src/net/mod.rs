@@ -151,6 +151,10 @@ pub trait Net: Send + Sync + 'static {
     /// What a table holds, if it exists. Rules are not read back.
     async fn table(&self, table: &str) -> Result<Option<nft::Contents>>;
 
+    /// Waits until a chain is not there (any more): someone flushed the ruleset, as restarting a firewall does. Told by the
+    /// kernel, never by asking again and again. Returns at once where the chain does not exist.
+    async fn chain_gone(&self, table: &str, chain: &str) -> Result<()>;
+
     /// Forgets tracked connections, so that their next packet is seen as a new connection's.
     async fn forget_connections(&self, connections: &[Connections]) -> Result<()>;
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use nlink::netlink::nftables::{
-    CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, FibFlags, FibResult, LookupExpr, MetaKey, NumgenKind, PayloadBase, RawExpr,
-    Register, Verdict,
+    CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, FibFlags, FibResult, LookupExpr, MetaKey, NumgenKind, PayloadBase,
+    RawExpr, Register, Verdict,
 };
 
 /// One expression of a rule.
@@ -269,13 +269,7 @@ pub fn new_connection() -> [Expression; 3] {
     const NEW: u32 = 8;
     [
         Expr::Ct { dreg: word(0), key: CtKey::State },
-        Expr::Bitwise {
-            sreg: word(0),
-            dreg: word(0),
-            len: 4,
-            mask: NEW.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        },
+        Expr::Bitwise { sreg: word(0), dreg: word(0), len: 4, mask: NEW.to_ne_bytes().to_vec(), xor: vec![0; 4] },
         differs(0, [0; 4]),
     ]
 }
@@ -308,13 +302,7 @@ fn change_mark(mask: u32, xor: u32) -> [Expression; 3] {
 pub fn has_mark(bits: u32) -> [Expression; 3] {
     [
         Expr::Meta { dreg: word(0), key: MetaKey::Mark },
-        Expr::Bitwise {
-            sreg: word(0),
-            dreg: word(0),
-            len: 4,
-            mask: bits.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        },
+        Expr::Bitwise { sreg: word(0), dreg: word(0), len: 4, mask: bits.to_ne_bytes().to_vec(), xor: vec![0; 4] },
         equals(0, bits.to_ne_bytes()),
     ]
 }

@@ -23,6 +23,8 @@ use api::typed::{core::v1 as core, discovery::v1 as discovery};
 use api::{Key, Object, Typed};
 use base::{Backoff, Stop};
 use control::{Change, Changes, Informers};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use linux::net::{Connections, Net, NetError};
 use tokio::time::Instant;
@@ -61,11 +63,24 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NetError> {
     let (mut services_synced, mut slices_synced) = (false, false);
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
     let mut retry_at: Option<Instant> = None;
+    let (mut lost, mut can_watch) = (None, true);
     loop {
         tokio::select! {
             () = stop.stopped() => return Ok(()),
             change = services.next() => services_synced |= proxy.take_service(&change),
             change = slices.next() => slices_synced |= proxy.take_slice(&change),
+            gone = watch_of(&mut lost) => {
+                lost = None;
+                if let Err(error) = gone {
+                    tracing::warn!(error = base::chain(&error), "cannot watch the service rules; what removes them stays unseen");
+                    can_watch = false;
+                    continue;
+                }
+                tracing::warn!("someone removed the service rules; putting them back");
+                proxy.rules = None;
+                retry_at = retry_at.or_else(|| Some(Instant::now() + backoff.next_delay()));
+                continue;
+            }
             () = tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {}
         }
         services_synced |= drain(&mut services, |change| proxy.take_service(change));
@@ -76,6 +91,11 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NetError> {
         }
         retry_at = match proxy.apply().await {
             Ok(()) => {
+                // What is there now is to stay there.
+                if lost.is_none() && can_watch {
+                    let net = config.net.clone();
+                    lost = Some(async move { net.chain_gone(TABLE, rules::SERVICES_CHAIN).await }.boxed());
+                }
                 backoff.reset();
                 None
             }
@@ -85,6 +105,14 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NetError> {
                 Some(Instant::now() + delay)
             }
         };
+    }
+}
+
+/// What the watch says, where there is one; else nothing, for ever.
+async fn watch_of(watch: &mut Option<BoxFuture<'_, Result<(), NetError>>>) -> Result<(), NetError> {
+    match watch {
+        Some(watch) => watch.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -237,10 +265,9 @@ impl Proxy {
     fn settle(&mut self) -> BTreeSet<Frontend> {
         let mut changed = BTreeSet::new();
         for key in std::mem::take(&mut self.dirty) {
-            let none = BTreeMap::new();
-            let slices = self.slices.get(&key).unwrap_or(&none).values();
+            let slices: Vec<&Slice> = self.slices.get(&key).into_iter().flat_map(BTreeMap::values).collect();
             let targets = match self.services.get(&key) {
-                Some(service) => services::targets(service, slices, &self.node_name, self.layout.cluster_dns),
+                Some(service) => services::targets(service, &slices, &self.node_name, self.layout.cluster_dns),
                 None => BTreeMap::new(),
             };
             let now: BTreeSet<Frontend> = targets.keys().copied().collect();
@@ -296,4 +323,3 @@ fn decode<T: Typed>(object: &Object) -> Option<T> {
     }
     decoded.ok()
 }
-

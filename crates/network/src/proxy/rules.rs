@@ -13,8 +13,9 @@
 //! four elements, whatever the numbers of services and endpoints, and the kernel's work for a packet does not depend on
 //! them either. The upstream layout, one chain for each service and each endpoint, would have for 5,000 services of 10
 //! endpoints 55,000 chains with 60,000 rules, and write a service's whole chain again when one endpoint changes. This one
-//! has 17 chains, 55,000 elements, and takes 0.3 s to program them from nothing and under 1 ms for one endpoint (measured
-//! on a 2-core machine).
+//! has 12 chains and 55,000 elements. Measured on a busy 2-core machine, without optimisation: 0.4 s to program all of it
+//! from nothing; then 0.1 ms to put one endpoint in another's place, 0.7 ms to add one (the kernel walks the verdict map
+//! once more), 6 ms where that makes a count of endpoints that no service had.
 //!
 //! Which endpoint has which number depends on history. Everything else is a function of what should hold, and a restart
 //! takes the numbers over from the kernel ([`Rules::adopt`]).
@@ -34,6 +35,9 @@ const MASQUERADE_MARK: u32 = 0x4000;
 /// How many clients' endpoints are remembered for session affinity at most. Beyond it, new clients get an endpoint that is
 /// not remembered; without a limit, one client with many source addresses fills the kernel's memory.
 const AFFINITY_CLIENTS_MAX: u32 = 131_072;
+
+/// The chain that all others lead to: where it is missing, someone else removed the rules.
+pub(super) const SERVICES_CHAIN: &str = "services";
 
 const UDP: u8 = 17;
 
@@ -258,7 +262,8 @@ impl Rules {
 
     /// All elements.
     pub fn elements(&self) -> BTreeMap<String, Elements> {
-        let mut sets: BTreeMap<String, Elements> = SETS.iter().map(|set| (set.name.to_string(), Elements::new())).collect();
+        let mut sets: BTreeMap<String, Elements> =
+            SETS.iter().map(|set| (set.name.to_string(), Elements::new())).collect();
         let of_frontends = self.frontends.iter().flat_map(|(frontend, programmed)| programmed.elements(*frontend));
         let hairpin = self.hairpin.keys().map(|address| (number(&HAIRPIN), hairpin_key(*address), Value::Nothing));
         for (set, key, value) in of_frontends.chain(hairpin) {
@@ -309,7 +314,8 @@ impl Rules {
                     _ => None,
                 };
                 let slots = (0..pick.count).map(slot).collect::<Option<Vec<_>>>()?;
-                let hairpin = slots.iter().map(|slot| slot.address).filter(|address| hairpin.contains(&hairpin_key(*address)));
+                let hairpin =
+                    slots.iter().map(|slot| slot.address).filter(|address| hairpin.contains(&hairpin_key(*address)));
                 let programmed = Programmed {
                     hairpin: hairpin.collect(),
                     slots,
@@ -322,7 +328,9 @@ impl Rules {
             }
         }
         for (key, value) in of(&REFUSED)?.iter().chain(of(&REFUSED_NODE_PORTS)?) {
-            let refusal = [Refusal::Reject, Refusal::Drop].into_iter().find(|refusal| refusal.verdict().as_ref() == Some(value))?;
+            let refusal = [Refusal::Reject, Refusal::Drop]
+                .into_iter()
+                .find(|refusal| refusal.verdict().as_ref() == Some(value))?;
             rules.frontends.insert(Frontend::parse(key)?, Programmed::refusing(refusal));
         }
         Some(rules)
@@ -363,14 +371,16 @@ fn orphans(frontend: Frontend, before: Option<&Programmed>, after: Option<&Progr
         programmed.into_iter().flat_map(|programmed| programmed.slots.iter().copied()).collect()
     };
     let (before, after) = (slots(before), slots(after));
-    before.difference(&after).map(|backend| Connections {
-        protocol,
-        destination,
-        destination_port,
-        endpoint: backend.address,
-        endpoint_port: backend.port,
-    })
-    .collect()
+    before
+        .difference(&after)
+        .map(|backend| Connections {
+            protocol,
+            destination,
+            destination_port,
+            endpoint: backend.address,
+            endpoint_port: backend.port,
+        })
+        .collect()
 }
 
 fn hairpin_key(address: Ipv4Addr) -> Vec<u8> {
@@ -427,7 +437,8 @@ impl Programmed {
             *slot = homeless.take(former);
         }
         let mut homeless = homeless.into_iter();
-        let slots = slots.into_iter().map(|slot| slot.or_else(|| homeless.next())).map(|slot| slot.expect("as many as places"));
+        let slots =
+            slots.into_iter().map(|slot| slot.or_else(|| homeless.next())).map(|slot| slot.expect("as many as places"));
         Self {
             slots: slots.collect(),
             hairpin: target.hairpin,
@@ -510,9 +521,8 @@ impl Pick {
             false => (&ENDPOINTS, &AFFINITY_ENDPOINTS, 1),
             true => (&NODE_PORT_ENDPOINTS, &AFFINITY_NODE_PORTS, 2),
         };
-        let packet = || {
-            vec![nft::source_address(0), nft::destination_address(1), nft::protocol(2), nft::destination_port(3)]
-        };
+        let packet =
+            || vec![nft::source_address(0), nft::destination_address(1), nft::protocol(2), nft::destination_port(3)];
         let choose = [nft::random(4, self.count), nft::lookup(endpoints, key, 8)];
         let mut rules = Vec::new();
         if self.masquerade {
@@ -547,12 +557,17 @@ fn rule(parts: &[&[Expression]]) -> Rule {
 impl Layout {
     /// The chains that are always there, with their rules; those with a hook last, so that what they jump to exists.
     fn chains(&self) -> Vec<(String, Option<Hook>, Vec<Rule>)> {
-        let plain = [("services", self.services()), ("refuse", refuse()), ("reject", reject()), ("drop", vec![vec![nft::drop()]])];
+        let plain = [
+            (SERVICES_CHAIN, self.services()),
+            ("refuse", refuse()),
+            ("reject", reject()),
+            ("drop", vec![vec![nft::drop()]]),
+        ];
         let new_to = |chain: &str| rule(&[&nft::new_connection(), &[nft::jump(chain)]]);
         let and_unserved = || [vec![new_to("refuse")], self.unserved()].concat();
         let hooked = [
-            ("nat-prerouting", Hook::NatPrerouting, vec![vec![nft::jump("services")]]),
-            ("nat-output", Hook::NatOutput, vec![vec![nft::jump("services")]]),
+            ("nat-prerouting", Hook::NatPrerouting, vec![vec![nft::jump(SERVICES_CHAIN)]]),
+            ("nat-output", Hook::NatOutput, vec![vec![nft::jump(SERVICES_CHAIN)]]),
             ("nat-postrouting", Hook::NatPostrouting, postrouting()),
             ("filter-input", Hook::FilterInput, vec![new_to("refuse")]),
             ("filter-forward", Hook::FilterForward, and_unserved()),

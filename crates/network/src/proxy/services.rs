@@ -158,15 +158,15 @@ impl Endpoint {
 }
 
 /// What should hold for each frontend of a Service, on this node.
-pub fn targets<'a>(
+pub fn targets(
     service: &Service,
-    slices: impl Iterator<Item = &'a Slice> + Clone,
+    slices: &[&Slice],
     node_name: &str,
     cluster_dns: Option<Ipv4Addr>,
 ) -> BTreeMap<Frontend, Target> {
     let mut targets = BTreeMap::new();
     for port in &service.ports {
-        let endpoints: Vec<(Backend, &Endpoint)> = slices.clone().flat_map(|slice| endpoints(slice, port)).collect();
+        let endpoints: Vec<(Backend, &Endpoint)> = slices.iter().flat_map(|slice| endpoints(slice, port)).collect();
         let target = |local_only: bool, masquerade: bool| {
             let serving = serving(&endpoints, local_only, node_name);
             let on_node = |endpoint: &Endpoint| endpoint.node.as_deref().is_none_or(|node| node == node_name);

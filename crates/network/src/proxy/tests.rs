@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use api::Key;
+use control::{Client, harness::Api};
 use linux::net::nft::{Change, Contents};
 use linux::net::{FakeNet, Net};
 use proptest::prelude::*;
@@ -230,6 +231,92 @@ async fn a_restart_changes_nothing_that_is_right() {
     }
 }
 
+/// A proxy that runs over an API in memory.
+struct Running {
+    net: FakeNet,
+    tasks: base::Tasks,
+    stop: Stop,
+}
+
+impl Running {
+    fn start(api: &Api, net: &FakeNet) -> Self {
+        let (tasks, stop) = (base::Tasks::new("proxy"), Stop::new());
+        let client = Client::new(api.transport(), "timonier/test");
+        let config = Config {
+            informers: Informers::new(client, tasks.clone(), stop.clone()),
+            net: Arc::new(net.clone()),
+            node_name: NODE.to_owned(),
+            cluster_cidr: layout().cluster_cidr,
+            service_cidr: layout().service_cidr,
+            cluster_dns: layout().cluster_dns,
+        };
+        let stopped = stop.clone();
+        tasks.spawn("proxy", async move { run(config, stopped).await.unwrap() });
+        Self { net: net.clone(), tasks, stop }
+    }
+
+    /// Waits until so many endpoints are programmed.
+    async fn reaches(&self, endpoints: usize) {
+        let there = || self.net.state().tables.get(TABLE).map(|table| table.sets["endpoints"].1.len());
+        let wait = async {
+            while there() != Some(endpoints) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("{:?} endpoints", there()));
+    }
+
+    async fn end(self) {
+        self.stop.stop();
+        self.tasks.join().await;
+    }
+}
+
+fn put(api: &Api, endpoints: std::ops::Range<u8>) {
+    api.put(
+        serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "10.43.0.1", "ports": [{"name": "http", "port": 80}]}}),
+    );
+    let endpoints: Vec<_> =
+        endpoints.map(|last| serde_json::json!({"addresses": [format!("10.42.0.{last}")]})).collect();
+    api.put(serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_api_reaches_the_kernel_and_a_restart_with_late_watches_takes_nothing_away() {
+    let (api, net) = (Api::new(base::Random::from_seed(1)), FakeNet::new());
+    put(&api, 1..4);
+    let running = Running::start(&api, &net);
+    running.reaches(3).await;
+    put(&api, 1..6);
+    running.reaches(5).await;
+    running.end().await;
+
+    let before = net.state().commits;
+    api.delay_watches(Duration::from_millis(50));
+    let running = Running::start(&api, &net);
+    put(&api, 1..7);
+    running.reaches(6).await;
+    let after = net.state().commits;
+    assert!(after.1 - before.1 <= 5, "{before:?} {after:?}");
+    api.delete(discovery::EndpointSlice::resource(), "default", "web-1");
+    running.reaches(0).await;
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_someone_removes_come_back() {
+    let (api, net) = (Api::new(base::Random::from_seed(1)), FakeNet::new());
+    put(&api, 1..4);
+    let running = Running::start(&api, &net);
+    running.reaches(3).await;
+    net.with(|state| state.tables.clear());
+    running.reaches(3).await;
+    running.end().await;
+}
+
 #[tokio::test]
 async fn the_pod_networks_chains_are_left_alone() {
     let net = FakeNet::new();
@@ -264,7 +351,8 @@ fn which_endpoints_serve() {
     let unready = |endpoint: Endpoint| Endpoint { ready: false, ..endpoint };
     let ending = |endpoint: Endpoint| Endpoint { ready: false, ending: true, ..endpoint };
     let hint = |endpoint: Endpoint, node: &str| Endpoint { for_nodes: Some(vec![node.to_owned()]), ..endpoint };
-    let cases: [(&str, Vec<Endpoint>, bool, &[u8], Refusal); 9] = [
+    type Case<'a> = (&'a str, Vec<Endpoint>, bool, &'a [u8], Refusal);
+    let cases: [Case<'_>; 9] = [
         ("ready ones", vec![here(), there(), unready(endpoint(3))], false, &[1, 2], Refusal::Reject),
         ("ready before ending", vec![here(), ending(there())], false, &[1], Refusal::Reject),
         ("ending where none is ready", vec![unready(here()), ending(there())], false, &[2], Refusal::Reject),
@@ -277,7 +365,7 @@ fn which_endpoints_serve() {
     ];
     for (story, endpoints, local, expected, refusal) in cases {
         let service = Service { internal_local: local, ..service(1) };
-        let targets = targets(&service, [slice(endpoints)].iter(), NODE, None);
+        let targets = targets(&service, &[&slice(endpoints)], NODE, None);
         let target = &targets[&Frontend::Address(Ipv4Addr::new(10, 43, 0, 1), 6, 80)];
         let expected = expected.iter().map(|last| Backend { address: Ipv4Addr::new(10, 42, 0, *last), port: 8080 });
         assert_eq!((&target.backends, target.refusal), (&expected.collect(), refusal), "{story}");
@@ -289,8 +377,9 @@ fn which_frontends_a_service_has() {
     let outside = Ipv4Addr::new(192, 0, 2, 1);
     for (local, masquerade) in [(false, true), (true, false)] {
         let service = Service { external_ips: vec![outside], external_local: local, ..service(1) };
-        let targets = targets(&service, [slice([endpoint(1)])].iter(), NODE, None);
-        let masquerades: BTreeMap<Frontend, bool> = targets.iter().map(|(frontend, target)| (*frontend, target.masquerade)).collect();
+        let targets = targets(&service, &[&slice([endpoint(1)])], NODE, None);
+        let masquerades: BTreeMap<Frontend, bool> =
+            targets.iter().map(|(frontend, target)| (*frontend, target.masquerade)).collect();
         let inside = Ipv4Addr::new(10, 43, 0, 1);
         let expected = BTreeMap::from([
             (Frontend::Address(inside, 6, 80), false),
