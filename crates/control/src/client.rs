@@ -71,6 +71,13 @@ impl ClientError {
         }
     }
 
+    /// Whether a creation was refused because its namespace is being deleted.
+    pub fn is_namespace_terminating(&self) -> bool {
+        let Self::Api(error) = self else { return false };
+        let causes = error.details["causes"].as_array();
+        causes.into_iter().flatten().any(|cause| cause["reason"] == "NamespaceTerminating")
+    }
+
     /// Whether the revision that was asked for is no longer kept: list or watch from the start.
     pub fn is_expired(&self) -> bool {
         matches!(self, Self::Api(error) if error.code == 410)

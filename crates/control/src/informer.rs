@@ -85,6 +85,13 @@ impl Informers {
         self.lock().get(&name).and_then(Entry::get)
     }
 
+    /// Lets go of the cache of a whole resource, such as one that is no longer served: its watch ends with its last handle.
+    pub fn release(&self, resource: &Resource) {
+        let name = (resource.api_version(), resource.plural.to_string(), WatchScope::default());
+        let entry = self.lock().remove(&name);
+        drop(entry);
+    }
+
     /// Waits until every cache that was asked for so far is synchronised.
     pub async fn synced(&self) {
         let caches: Vec<Cache> = self.lock().values().filter_map(Entry::get).collect();

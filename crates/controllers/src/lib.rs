@@ -1,1 +1,122 @@
-//! The controllers: one file each, lib.rs is the list.
+//! The controllers: one file each, this file is their list.
+//!
+//! All of them share one set of caches and write under their own identities. Names, behaviour, conditions, reasons and
+//! event messages are upstream's kube-controller-manager's.
+
+pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbage_collector;
+pub mod namespace;
+pub mod node_ipam;
+pub mod node_lifecycle;
+pub mod pod_gc;
+pub mod replicaset;
+pub mod root_ca_publisher;
+pub mod serviceaccount;
+pub mod taint_eviction;
+
+mod claims;
+mod conditions;
+mod discovery;
+#[cfg(test)]
+mod fixtures;
+mod pods;
+mod service;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use base::{Random, SharedClock, Stop, Tasks};
+use control::{Client, Component, Controller, Informers, Recorder};
+use ipnet::Ipv4Net;
+
+/// Every controller that reconciles one resource. Beside them runs the [`garbage_collector`], which looks at all of them.
+pub const CONTROLLERS: &[Descriptor] = &[
+    deployment::CONTROLLER,
+    endpoints::CONTROLLER,
+    endpointslice::CONTROLLER,
+    namespace::CONTROLLER,
+    node_ipam::CONTROLLER,
+    node_lifecycle::CONTROLLER,
+    pod_gc::CONTROLLER,
+    replicaset::CONTROLLER,
+    root_ca_publisher::CONTROLLER,
+    serviceaccount::CONTROLLER,
+    taint_eviction::CONTROLLER,
+];
+
+/// A row of [`CONTROLLERS`].
+pub type Descriptor = control::Descriptor<Settings>;
+
+/// What a controller's reconcile works with.
+pub type Ctx = control::Ctx<Settings>;
+
+/// What the binary sets for all controllers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The certificates by which pods trust the API server, in PEM.
+    pub root_ca_pem: String,
+    /// Where pod addresses come from.
+    pub cluster_cidr: Ipv4Net,
+    /// The prefix length of a node's part of it.
+    pub node_cidr_mask: u8,
+}
+
+/// Makes the client of one controller from its name: `system:serviceaccount:kube-system:NAME`.
+pub type ClientFactory = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+
+/// What [`run`] needs.
+pub struct Config {
+    /// Under whose identity the shared caches watch, such as `system:kube-controller-manager`.
+    pub informers: Client,
+    /// Under whose identities the controllers write.
+    pub clients: ClientFactory,
+    /// Wall-clock time.
+    pub clock: SharedClock,
+    /// Generated names.
+    pub random: Random,
+    /// What the binary sets.
+    pub settings: Settings,
+}
+
+/// Runs all controllers until `stop`. Returns when all have ended.
+pub async fn run(config: Config, stop: Stop) {
+    let tasks = Tasks::new("controllers");
+    let informers = Informers::new(config.informers.clone(), tasks.clone(), stop.clone());
+    let settings = Arc::new(config.settings.clone());
+    for descriptor in CONTROLLERS {
+        let ctx = context(&config, &settings, &informers, &tasks, &stop, descriptor.name);
+        tasks.supervise(descriptor.name, stop.clone(), move |stop| {
+            let controller = Controller::new(descriptor, ctx.clone());
+            async move {
+                controller.run(stop).await;
+                Ok::<(), Infallible>(())
+            }
+        });
+    }
+    let ctx = context(&config, &settings, &informers, &tasks, &stop, garbage_collector::NAME);
+    tasks.supervise(garbage_collector::NAME, stop.clone(), move |stop| {
+        let collector = garbage_collector::GarbageCollector::new(ctx.clone());
+        async move {
+            collector.run(stop).await;
+            Ok::<(), Infallible>(())
+        }
+    });
+    stop.stopped().await;
+    tasks.join().await;
+}
+
+fn context(
+    config: &Config,
+    settings: &Arc<Settings>,
+    informers: &Informers,
+    tasks: &Tasks,
+    stop: &Stop,
+    name: &str,
+) -> Ctx {
+    let client = (config.clients)(name);
+    let recorder = Recorder::new(client.clone(), tasks, stop.clone(), config.clock.clone(), name, "");
+    let (informers, clock, random) = (informers.clone(), config.clock.clone(), config.random.clone());
+    Ctx { client, informers, clock, random, recorder, settings: settings.clone() }
+}

@@ -80,7 +80,7 @@ pub async fn check_component(
     let end = normalised(&calm);
     let compare = |api: &Api, what: &str| {
         let (want, got) = (pretty(&end), pretty(&normalised(api)));
-        assert_eq!(want, got, "another end with {what}");
+        assert!(want == got, "another end with {what}:\n{}", difference(&want, &got));
     };
     for number in 1..=calm.writes() {
         for fault in [Fault::NotDone, Fault::AnswerLost] {
@@ -196,6 +196,16 @@ fn normalise(value: Value, names: &[(String, String)]) -> Value {
         },
         other => other,
     }
+}
+
+/// The lines that only one of two texts has.
+fn difference(want: &str, got: &str) -> String {
+    let only = |sign: &str, a: &str, b: &str| {
+        let lines = a.lines().filter(|line| !b.lines().any(|other| other == *line));
+        lines.map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    let lines = only("-", want, got) + &only("+", got, want);
+    if lines.is_empty() { format!("- {want}\n+ {got}") } else { lines }
 }
 
 fn pretty(objects: &[Value]) -> String {

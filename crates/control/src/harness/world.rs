@@ -207,6 +207,9 @@ impl Api {
 
     fn handle(&self, request: &http::Request<Bytes>, counted: bool) -> Result<Result<Answer, ApiError>, &'static str> {
         let mut world = self.lock();
+        if let Some(discovery) = discovery(request.uri().path()) {
+            return Ok(Ok(Answer::Object(discovery)));
+        }
         let parsed = match Request::parse(request) {
             Ok(parsed) => parsed,
             Err(error) => return Ok(Err(error)),
@@ -389,6 +392,14 @@ impl World {
         let (resource, key) = (request.resource, &request.key);
         match (request.method.as_str(), request.subresource.as_deref()) {
             ("POST", None) => self.create(resource, &key.namespace, request.json()?),
+            ("DELETE", None) if key.name.is_empty() => {
+                let mut keys: Vec<Key> = self.table(resource).keys().cloned().collect();
+                keys.retain(|one| one.namespace == key.namespace);
+                for key in keys {
+                    self.delete(resource, &key, &Value::Null)?;
+                }
+                Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
+            }
             ("DELETE", None) => self.delete(resource, key, &request.json()?),
             ("PUT", subresource) => self.replace(resource, key, subresource, request.json()?),
             ("PATCH", subresource) => {
@@ -564,6 +575,38 @@ impl World {
             frame: frame(event, object),
         });
     }
+}
+
+/// The discovery documents: `/api/v1`, `/apis` and `/apis/GROUP/VERSION`.
+fn discovery(path: &str) -> Option<Value> {
+    let path: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (group, version) = match path.as_slice() {
+        ["apis"] => {
+            let mut groups: Vec<Value> = Vec::new();
+            for resource in resources::RESOURCES.iter().filter(|resource| !resource.group.is_empty()) {
+                if !groups.iter().any(|group| group["name"] == *resource.group) {
+                    groups.push(json!({"name": resource.group, "versions": [], "preferredVersion": null}));
+                }
+                let group = groups.iter_mut().find(|group| group["name"] == *resource.group)?;
+                let version = json!({"groupVersion": resource.api_version(), "version": resource.version});
+                let versions = group["versions"].as_array_mut()?;
+                if !versions.contains(&version) {
+                    versions.push(version);
+                }
+            }
+            return Some(json!({"kind": "APIGroupList", "groups": groups}));
+        }
+        ["api", version] => ("", *version),
+        ["apis", group, version] => (*group, *version),
+        _ => return None,
+    };
+    let rows = resources::RESOURCES.iter().filter(|row| row.group == group && row.version == version);
+    let rows = rows.map(|row| {
+        let verbs: Vec<String> = row.verbs.iter().map(|verb| format!("{verb:?}").to_lowercase()).collect();
+        json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced(), "kind": row.kind,
+            "verbs": verbs})
+    });
+    Some(json!({"kind": "APIResourceList", "resources": rows.collect::<Vec<_>>()}))
 }
 
 /// Whether a deletion has nothing left to wait for.
