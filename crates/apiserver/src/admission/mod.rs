@@ -3,14 +3,28 @@
 //! Mutating plugins run first, in the order of [`PLUGINS`]; the strategy prepares and validates what they leave; then the
 //! validating half of each plugin sees the object as it will be stored.
 
-use api::{ApiError, Key, Resource};
+pub mod default_tolerations;
+pub mod namespace_lifecycle;
+pub mod node_restriction;
+pub mod priority;
+pub mod rbac_escalation;
+pub mod service_account;
+
+use api::{ApiError, Key, Reason, Resource};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::registry::Context;
 
 /// The plugins, in the order in which they run.
-pub const PLUGINS: &[Descriptor] = &[];
+pub const PLUGINS: &[Descriptor] = &[
+    namespace_lifecycle::DESCRIPTOR,
+    node_restriction::DESCRIPTOR,
+    rbac_escalation::DESCRIPTOR,
+    service_account::DESCRIPTOR,
+    default_tolerations::DESCRIPTOR,
+    priority::DESCRIPTOR,
+];
 
 /// One plugin.
 pub struct Descriptor {
@@ -60,4 +74,21 @@ pub trait Plugin: Send + Sync + 'static {
     fn validate<'a>(&'a self, _attempt: &'a Attempt<'a>, _object: &'a Value) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(std::future::ready(Ok(())))
     }
+}
+
+/// Whether the write is to an object of `resource` itself, not to a subresource.
+fn is_main(attempt: &Attempt<'_>, resource: &Resource) -> bool {
+    let asked = attempt.resource;
+    attempt.subresource.is_empty() && asked.group == resource.group && asked.plural == resource.plural
+}
+
+/// `pods "x" is forbidden: why`
+fn forbidden(attempt: &Attempt<'_>, why: &str) -> ApiError {
+    let (resource, name) = (attempt.resource, &*attempt.key.name);
+    let qualified = match &*resource.group {
+        "" => resource.plural.to_string(),
+        group => format!("{}.{group}", resource.plural),
+    };
+    let message = format!("{qualified} {name:?} is forbidden: {why}");
+    ApiError::about(Reason::Forbidden, &resource.group, &resource.plural, name, message)
 }

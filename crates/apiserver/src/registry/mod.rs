@@ -3,6 +3,22 @@
 //!
 //! The generic operations are in [`crate::request`]; a resource without a strategy gets [`Strategy`]'s default bodies.
 
+pub mod apps;
+pub mod autoscaling;
+pub mod batch;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod networking;
+pub mod pod_spec;
+pub mod policy;
+pub mod rbac;
+pub mod scheduling;
+pub mod tree;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::sync::Arc;
 
 use api::{ApiError, Key, Resource, resources};
@@ -15,10 +31,52 @@ use crate::authentication::{self, UserInfo, token_request};
 use crate::authorization::review;
 use crate::invalid::FieldError;
 use crate::watch_cache::Caches;
-use crate::{Config, Server};
+use crate::{Access, Config, Server};
 
 /// The resources with behaviour of their own.
-pub const STRATEGIES: &[Descriptor] = &[];
+pub const STRATEGIES: &[Descriptor] = &[
+    // v1
+    core::config_map::DESCRIPTOR,
+    core::endpoints::DESCRIPTOR,
+    core::event::DESCRIPTOR,
+    core::namespace::DESCRIPTOR,
+    core::node::DESCRIPTOR,
+    core::persistent_volume::DESCRIPTOR,
+    core::persistent_volume_claim::DESCRIPTOR,
+    core::pod::DESCRIPTOR,
+    core::replication_controller::DESCRIPTOR,
+    core::secret::DESCRIPTOR,
+    core::service::DESCRIPTOR,
+    core::service_account::DESCRIPTOR,
+    // apps/v1
+    apps::daemon_set::DESCRIPTOR,
+    apps::deployment::DESCRIPTOR,
+    apps::replica_set::DESCRIPTOR,
+    apps::stateful_set::DESCRIPTOR,
+    // autoscaling/v2
+    autoscaling::HORIZONTAL_POD_AUTOSCALER,
+    // batch/v1
+    batch::cron_job::DESCRIPTOR,
+    batch::job::DESCRIPTOR,
+    // coordination.k8s.io/v1
+    coordination::LEASE,
+    // discovery.k8s.io/v1
+    discovery::ENDPOINT_SLICE,
+    // events.k8s.io/v1
+    core::event::DESCRIPTOR_V1,
+    // networking.k8s.io/v1
+    networking::ingress::DESCRIPTOR,
+    networking::network_policy::DESCRIPTOR,
+    // policy/v1
+    policy::POD_DISRUPTION_BUDGET,
+    // rbac.authorization.k8s.io/v1
+    rbac::CLUSTER_ROLE,
+    rbac::CLUSTER_ROLE_BINDING,
+    rbac::ROLE,
+    rbac::ROLE_BINDING,
+    // scheduling.k8s.io/v1
+    scheduling::PRIORITY_CLASS,
+];
 
 /// What is posted and answered, not stored.
 pub const POSTED: &[Posted] = &[
@@ -50,6 +108,8 @@ pub struct Parts {
     pub caches: Arc<Caches>,
     /// How the server was started.
     pub config: Arc<Config>,
+    /// Who may come in and what they may do there.
+    pub access: Arc<Access>,
 }
 
 /// Who writes, when, and whether for real.
@@ -120,6 +180,11 @@ pub trait Strategy: Send + Sync + 'static {
         _old: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<Option<Reservation>, ApiError>> {
         Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// All that is wrong with a name. Most resources take DNS subdomains.
+    fn name_errors(&self, name: &str) -> Vec<String> {
+        machinery::names::dns1123_subdomain(name)
     }
 
     /// Whether PUT of an absent name creates the object.

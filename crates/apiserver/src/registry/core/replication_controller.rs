@@ -1,0 +1,59 @@
+//! Replication controllers: replica sets of an older shape, whose selector is a plain map.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::invalid::FieldError;
+use crate::registry::tree::{child, entries, not_negative, set, set_default};
+use crate::registry::{Context, Descriptor, Strategy, pod_spec};
+
+/// The strategy's line in the list.
+pub const DESCRIPTOR: Descriptor = Descriptor {
+    resource: api::resources::REPLICATION_CONTROLLERS,
+    strategy: |_| Arc::new(ReplicationControllerStrategy),
+};
+
+struct ReplicationControllerStrategy;
+
+impl Strategy for ReplicationControllerStrategy {
+    fn default(&self, controller: &mut Value) {
+        let labels = controller["spec"]["template"]["metadata"]["labels"].clone();
+        if entries(&labels).next().is_some() {
+            if let Some(metadata) = child(controller, "metadata") {
+                set_default(metadata, "labels", labels.clone());
+            }
+            if let Some(spec) = child(controller, "spec") {
+                set_default(spec, "selector", labels);
+            }
+        }
+        let Some(spec) = child(controller, "spec") else { return };
+        set_default(spec, "replicas", 1);
+        pod_spec::default_template(spec);
+    }
+
+    fn prepare_for_create(&self, _: &Context<'_>, controller: &mut Value) {
+        set(controller, "status", json!({"replicas": 0}));
+    }
+
+    fn validate(&self, _: &Context<'_>, controller: &Value) -> Vec<FieldError> {
+        let spec = &controller["spec"];
+        let mut errors = Vec::new();
+        not_negative(&mut errors, &spec["replicas"], "spec.replicas");
+        not_negative(&mut errors, &spec["minReadySeconds"], "spec.minReadySeconds");
+        if entries(&spec["selector"]).next().is_none() {
+            errors.push(FieldError::required("spec.selector", ""));
+        }
+        let labels = &spec["template"]["metadata"]["labels"];
+        if entries(&spec["selector"]).any(|(key, value)| labels.get(key) != Some(value)) {
+            let why = "`selector` does not match template `labels`";
+            errors.push(FieldError::invalid("spec.template.metadata.labels", labels, why));
+        }
+        errors.extend(pod_spec::validate_template(&spec["template"], "spec.template", &["Always"]));
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,522 @@
+//! Services: defaults, and the cluster addresses and node ports that must be unique in the cluster.
+//!
+//! What is in use is known from the watch cache, as it changes; what a write under way has taken is held beside it until
+//! the cache shows the write. So two writers never get the same address, and nothing leaks when a write fails.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use api::{ApiError, Object, Reason, resources};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use machinery::names;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::invalid::{FieldError, invalid};
+use crate::registry::tree::{child, is_set, list, list_mut, named, one_of, present, remove, set, set_default, text};
+use crate::registry::{Context, Descriptor, Parts, Reservation, Strategy};
+use crate::watch_cache::{Caches, Observer};
+
+/// The strategy's line in the list.
+pub const DESCRIPTOR: Descriptor =
+    Descriptor { resource: resources::SERVICES, strategy: |parts| Arc::new(ServiceStrategy::new(parts)) };
+
+/// How long a client sticks to an endpoint when the service does not say: three hours.
+const AFFINITY_SECONDS: i64 = 10_800;
+/// The value of `clusterIP` of a service without an address.
+const HEADLESS: &str = "None";
+
+struct ServiceStrategy {
+    caches: Arc<Caches>,
+    cidr: IpNet,
+    ports: (u16, u16),
+    used: Arc<Mutex<Used>>,
+    followed: OnceCell<()>,
+}
+
+/// How often each address and port is used, by stored services and by writes under way.
+#[derive(Debug, Default)]
+struct Used {
+    addresses: HashMap<IpAddr, u32>,
+    ports: HashMap<u16, u32>,
+}
+
+fn count<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: K, more: bool) {
+    let times = counts.entry(key).or_default();
+    *times = if more { *times + 1 } else { times.saturating_sub(1) };
+}
+
+impl Used {
+    fn take(&mut self, held: &Held, more: bool) {
+        held.addresses.iter().for_each(|address| count(&mut self.addresses, *address, more));
+        held.ports.iter().for_each(|port| count(&mut self.ports, *port, more));
+        if !more {
+            self.addresses.retain(|_, times| *times > 0);
+            self.ports.retain(|_, times| *times > 0);
+        }
+    }
+}
+
+/// What one service has.
+#[derive(Debug, Default, Clone)]
+struct Held {
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl Held {
+    fn of(service: &Value) -> Self {
+        let spec = &service["spec"];
+        let addresses = list(&spec["clusterIPs"]).iter().filter_map(|address| text(address).parse().ok()).collect();
+        let ports = list(&spec["ports"]).iter().filter_map(|port| port["nodePort"].as_u64());
+        let mut ports: Vec<u16> = ports.filter_map(|port| u16::try_from(port).ok()).collect();
+        let health = spec["healthCheckNodePort"].as_u64().and_then(|port| u16::try_from(port).ok());
+        ports.extend(health);
+        ports.retain(|port| *port != 0);
+        ports.sort_unstable();
+        // One port of a service may serve TCP and UDP.
+        ports.dedup();
+        Self { addresses, ports }
+    }
+}
+
+struct FollowServices(Arc<Mutex<Used>>);
+
+impl Observer for FollowServices {
+    fn changed(&self, old: Option<&Object>, new: Option<&Object>) {
+        let held = |object: Option<&Object>| object.map(|object| Held::of(&object.to_value()));
+        let (old, new) = (held(old), held(new));
+        let mut used = self.0.lock().expect(POISON);
+        if let Some(new) = new {
+            used.take(&new, true);
+        }
+        if let Some(old) = old {
+            used.take(&old, false);
+        }
+    }
+}
+
+/// Gives back what a write took, when it is over.
+struct Taken {
+    used: Arc<Mutex<Used>>,
+    held: Held,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.used.lock().expect(POISON).take(&self.held, false);
+    }
+}
+
+const POISON: &str = "nothing panics while it holds the addresses";
+
+impl ServiceStrategy {
+    fn new(parts: &Parts) -> Self {
+        Self {
+            caches: parts.caches.clone(),
+            cidr: parts.config.service_cidr,
+            ports: parts.config.node_port_range,
+            used: Arc::default(),
+            followed: OnceCell::new(),
+        }
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().expect(POISON)
+    }
+
+    async fn follow(&self) -> Result<(), ApiError> {
+        let follow = || async {
+            self.caches.of(resources::SERVICES).await?.observe(Arc::new(FollowServices(self.used.clone())));
+            Ok(())
+        };
+        self.followed.get_or_try_init(follow).await.map(drop)
+    }
+
+    /// Takes what the service asks for and lacks, and writes it in.
+    async fn take(&self, context: &Context<'_>, new: &mut Value, old: Option<&Value>) -> Result<Taken, ApiError> {
+        self.follow().await?;
+        self.caches.fresh().await;
+        let before = old.map(Held::of).unwrap_or_default();
+        let mut taken = Taken { used: self.used.clone(), held: Held::default() };
+        let wants = Wants::of(new);
+        if let Some(spec) = present(new, "spec") {
+            if wants.address {
+                self.take_address(context, spec, &before, &mut taken)?;
+            }
+            if wants.node_ports {
+                self.take_ports(context, spec, &before, &mut taken)?;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_address(
+        &self,
+        context: &Context<'_>,
+        spec: &mut Value,
+        before: &Held,
+        taken: &mut Taken,
+    ) -> Result<(), ApiError> {
+        let asked = text(&spec["clusterIP"]).to_owned();
+        let mut used = self.used();
+        let address = if asked.is_empty() {
+            let free = |address: &IpAddr| !used.addresses.contains_key(address);
+            self.free_address(context, free).ok_or_else(|| exhausted("IP", "range is full"))?
+        } else {
+            let path = "spec.clusterIPs";
+            let refuse = |why: &str| {
+                let why = format!("failed to allocate IP {asked}: {why}");
+                Err(invalid(resources::SERVICES, "", &[FieldError::invalid(path, &json!([asked]), &why)]))
+            };
+            match asked.parse::<IpAddr>() {
+                Ok(address) if before.addresses.contains(&address) => return Ok(()),
+                Ok(address) if !self.cidr.contains(&address) => {
+                    let why = format!(
+                        "the provided IP ({asked}) is not in the valid range. The range of valid IPs is {}",
+                        self.cidr
+                    );
+                    return refuse(why.trim_start_matches("the "));
+                }
+                Ok(address) if used.addresses.contains_key(&address) => {
+                    return refuse("provided IP is already allocated");
+                }
+                Ok(address) => address,
+                Err(_) => return refuse("must be a valid IP address"),
+            }
+        };
+        let held = Held { addresses: vec![address], ports: Vec::new() };
+        used.take(&held, true);
+        taken.held.addresses.extend(held.addresses);
+        set(spec, "clusterIP", address.to_string());
+        set(spec, "clusterIPs", json!([address.to_string()]));
+        Ok(())
+    }
+
+    /// A free address, from a random place on. The first part of the range is left for addresses that users choose, until
+    /// the rest is full.
+    fn free_address(&self, context: &Context<'_>, free: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+        let bits = u32::from(self.cidr.max_prefix_len() - self.cidr.prefix_len()).min(20);
+        let size = 1_usize << bits;
+        let reserved = (size / 16).clamp(16, 256).min(size / 2);
+        let nth = |offset: usize| match self.cidr.network() {
+            IpAddr::V4(first) => IpAddr::from((u32::from(first) + u32::try_from(offset).unwrap_or(0)).to_be_bytes()),
+            IpAddr::V6(first) => IpAddr::from((u128::from(first) + offset as u128).to_be_bytes()),
+        };
+        // Neither the network's own address nor the last, which is its broadcast address.
+        let (upper, lower) = (reserved..size - 1, 1..reserved);
+        let start = context.random.below(upper.len());
+        let turned = upper.clone().cycle().skip(start).take(upper.len());
+        turned.chain(lower).map(nth).find(free)
+    }
+
+    fn take_ports(
+        &self,
+        context: &Context<'_>,
+        spec: &mut Value,
+        before: &Held,
+        taken: &mut Taken,
+    ) -> Result<(), ApiError> {
+        let mut used = self.used();
+        let mut own: Vec<u16> = Vec::new();
+        let mut take = |used: &mut Used, port: u16| {
+            let held = Held { addresses: Vec::new(), ports: vec![port] };
+            used.take(&held, true);
+            taken.held.ports.push(port);
+        };
+        let wanted: Vec<u64> = list(&spec["ports"]).iter().map(|port| port["nodePort"].as_u64().unwrap_or(0)).collect();
+        for (index, number) in wanted.iter().enumerate().filter(|(_, number)| **number != 0) {
+            let refuse = |why: &str| {
+                let path = format!("spec.ports[{index}].nodePort");
+                Err(invalid(resources::SERVICES, "", &[FieldError::invalid(path, &json!(number), why)]))
+            };
+            let Some(port) = u16::try_from(*number).ok().filter(|port| (self.ports.0..=self.ports.1).contains(port))
+            else {
+                let why = format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    self.ports.0, self.ports.1
+                );
+                return refuse(&why);
+            };
+            if own.contains(&port) || before.ports.contains(&port) {
+                own.push(port);
+                continue;
+            }
+            if used.ports.contains_key(&port) {
+                return refuse("provided port is already allocated");
+            }
+            take(&mut used, port);
+            own.push(port);
+        }
+        for port in list_mut(spec, "ports") {
+            if port["nodePort"].as_u64().unwrap_or(0) == 0 {
+                let number = self.free_port(context, &used).ok_or_else(|| exhausted("port", "range is full"))?;
+                take(&mut used, number);
+                set(port, "nodePort", number);
+            }
+        }
+        let local = text(&spec["externalTrafficPolicy"]) == "Local" && text(&spec["type"]) == "LoadBalancer";
+        if local && spec["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
+            let number = self.free_port(context, &used).ok_or_else(|| exhausted("port", "range is full"))?;
+            take(&mut used, number);
+            set(spec, "healthCheckNodePort", number);
+        }
+        Ok(())
+    }
+
+    fn free_port(&self, context: &Context<'_>, used: &Used) -> Option<u16> {
+        let (first, last) = (usize::from(self.ports.0), usize::from(self.ports.1));
+        let size = last + 1 - first;
+        let reserved = if size < 64 { 0 } else { (size / 32).clamp(16, 128) };
+        let upper = first + reserved..last + 1;
+        let start = context.random.below(upper.len());
+        let turned = upper.clone().cycle().skip(start).take(upper.len()).chain(first..first + reserved);
+        turned.filter_map(|port| u16::try_from(port).ok()).find(|port| !used.ports.contains_key(port))
+    }
+}
+
+fn exhausted(what: &str, why: &str) -> ApiError {
+    ApiError::new(Reason::InternalError, format!("Internal error occurred: failed to allocate a service{what}: {why}"))
+}
+
+/// What a service of this type needs.
+struct Wants {
+    address: bool,
+    node_ports: bool,
+}
+
+impl Wants {
+    fn of(service: &Value) -> Self {
+        let spec = &service["spec"];
+        let kind = text(&spec["type"]);
+        let without = kind == "ExternalName" || text(&spec["clusterIP"]) == HEADLESS;
+        let opted_out = kind == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] == false;
+        Self { address: !without, node_ports: matches!(kind, "NodePort" | "LoadBalancer") && !opted_out }
+    }
+}
+
+impl Strategy for ServiceStrategy {
+    fn default(&self, service: &mut Value) {
+        let Some(spec) = child(service, "spec") else { return };
+        set_default(spec, "sessionAffinity", "None");
+        set_default(spec, "type", "ClusterIP");
+        let kind = text(&spec["type"]).to_owned();
+        if text(&spec["sessionAffinity"]) == "None" {
+            remove(spec, "sessionAffinityConfig");
+        } else if let Some(config) = child(spec, "sessionAffinityConfig").and_then(|config| child(config, "clientIP")) {
+            set_default(config, "timeoutSeconds", AFFINITY_SECONDS);
+        }
+        for port in list_mut(spec, "ports") {
+            set_default(port, "protocol", "TCP");
+            let number = port["port"].clone();
+            if !is_set(port, "targetPort") || port["targetPort"] == 0 {
+                set(port, "targetPort", number);
+            }
+        }
+        if kind != "ExternalName" {
+            set_default(spec, "internalTrafficPolicy", "Cluster");
+            default_addresses(spec, &self.cidr);
+        }
+        if matches!(&*kind, "NodePort" | "LoadBalancer") {
+            set_default(spec, "externalTrafficPolicy", "Cluster");
+        }
+        if kind == "LoadBalancer" && !is_set(spec, "allocateLoadBalancerNodePorts") {
+            set(spec, "allocateLoadBalancerNodePorts", true);
+        }
+    }
+
+    fn name_errors(&self, name: &str) -> Vec<String> {
+        names::dns1035_label(name)
+    }
+
+    fn prepare_for_create(&self, _: &Context<'_>, service: &mut Value) {
+        set(service, "status", json!({"loadBalancer": {}}));
+    }
+
+    fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
+        super::super::keep_status(new, old);
+        let (kind, before) = (text(&new["spec"]["type"]).to_owned(), text(&old["spec"]["type"]).to_owned());
+        let node_ports = Wants::of(new).node_ports;
+        let Some(spec) = present(new, "spec") else { return };
+        // A writer that does not know what was given to the service does not take it away.
+        if kind != "ExternalName" && before != "ExternalName" {
+            for field in ["clusterIP", "clusterIPs"] {
+                if text(&spec[field]).is_empty() && list(&spec[field]).is_empty() {
+                    super::super::tree::keep(spec, &old["spec"], field);
+                }
+            }
+        }
+        if kind == "ExternalName" {
+            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+                remove(spec, field);
+            }
+        }
+        if !node_ports {
+            // Changing the type gives the ports back, unless the writer insists on one.
+            for port in list_mut(spec, "ports") {
+                let unchanged = list(&old["spec"]["ports"]).iter().any(|old| old["nodePort"] == port["nodePort"]);
+                if unchanged && kind == "ClusterIP" {
+                    remove(port, "nodePort");
+                }
+            }
+            if kind == "ClusterIP" {
+                remove(spec, "externalTrafficPolicy");
+                remove(spec, "healthCheckNodePort");
+                remove(spec, "allocateLoadBalancerNodePorts");
+            }
+            return;
+        }
+        for port in list_mut(spec, "ports") {
+            if port["nodePort"].as_u64().unwrap_or(0) == 0 {
+                let same = |old: &&Value| old["port"] == port["port"] && old["protocol"] == port["protocol"];
+                let kept = list(&old["spec"]["ports"]).iter().find(same).map(|old| old["nodePort"].clone());
+                if let Some(kept) = kept.filter(|kept| kept.as_u64().is_some()) {
+                    set(port, "nodePort", kept);
+                }
+            }
+        }
+    }
+
+    fn reserve<'a>(
+        &'a self,
+        context: &'a Context<'a>,
+        new: &'a mut Value,
+        old: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<Option<Reservation>, ApiError>> {
+        async move {
+            let name = text(&new["metadata"]["name"]).to_owned();
+            // What is malformed is refused by the validation that follows, with all its errors.
+            match self.take(context, new, old).await {
+                Ok(taken) => Ok(Some(Box::new(taken) as Reservation)),
+                Err(mut error) => {
+                    if error.reason == Reason::Invalid {
+                        error.message = error.message.replacen("Service \"\"", &format!("Service {name:?}"), 1);
+                        error.details["name"] = name.into();
+                    }
+                    Err(error)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn validate(&self, _: &Context<'_>, service: &Value) -> Vec<FieldError> {
+        validate(&service["spec"])
+    }
+
+    fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = validate(&new["spec"]);
+        let kinds = [text(&new["spec"]["type"]), text(&old["spec"]["type"])];
+        let before = list(&old["spec"]["clusterIPs"]);
+        if !kinds.contains(&"ExternalName") && !before.is_empty() && list(&new["spec"]["clusterIPs"]) != before {
+            let why = "may not change once set";
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", &new["spec"]["clusterIPs"], why));
+        }
+        errors
+    }
+}
+
+fn default_addresses(spec: &mut Value, cidr: &IpNet) {
+    let single = text(&spec["clusterIP"]).to_owned();
+    if !single.is_empty() && list(&spec["clusterIPs"]).is_empty() {
+        set(spec, "clusterIPs", json!([single]));
+    }
+    if let Some(first) = list(&spec["clusterIPs"]).first().cloned() {
+        set_default(spec, "clusterIP", first);
+    }
+    set_default(spec, "ipFamilyPolicy", "SingleStack");
+    if list(&spec["ipFamilies"]).is_empty() {
+        let family = if cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        set(spec, "ipFamilies", json!([family]));
+    }
+}
+
+fn validate(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let kind = text(&spec["type"]);
+    let headless = text(&spec["clusterIP"]) == HEADLESS;
+    one_of(&mut errors, &spec["type"], "spec.type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
+    one_of(&mut errors, &spec["sessionAffinity"], "spec.sessionAffinity", &["ClientIP", "None"]);
+    if list(&spec["ports"]).is_empty() && !headless && kind != "ExternalName" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    if matches!(kind, "NodePort" | "LoadBalancer") && headless {
+        let why = format!("may not be set to 'None' for {kind} services");
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", &spec["clusterIP"], &why));
+    }
+    if kind == "ExternalName" {
+        if !text(&spec["clusterIP"]).is_empty() {
+            errors.push(FieldError::forbidden("spec.clusterIPs", "may not be set for ExternalName services"));
+        }
+        let name = spec["externalName"].as_str().map(|name| Value::from(name.trim_end_matches('.')));
+        match name {
+            Some(name) if name != "" => {
+                named(&mut errors, &name, "spec.externalName", names::dns1123_subdomain);
+            }
+            _ => errors.push(FieldError::required("spec.externalName", "")),
+        }
+    }
+    super::super::tree::labels(&mut errors, &spec["selector"], "spec.selector");
+    validate_ports(&mut errors, spec, kind);
+    let seconds = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
+    if seconds.as_i64().is_some_and(|seconds| !(1..=86_400).contains(&seconds)) {
+        let why = "must be greater than 0 && less than or equal to 86400";
+        errors.push(FieldError::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, why));
+    }
+    one_of(&mut errors, &spec["internalTrafficPolicy"], "spec.internalTrafficPolicy", &["Cluster", "Local"]);
+    if is_set(spec, "externalTrafficPolicy") {
+        one_of(&mut errors, &spec["externalTrafficPolicy"], "spec.externalTrafficPolicy", &["Cluster", "Local"]);
+        let external = !list(&spec["externalIPs"]).is_empty();
+        if !matches!(kind, "NodePort" | "LoadBalancer") && !external {
+            let why = "may only be set for externally-accessible services";
+            errors.push(FieldError::invalid("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], why));
+        }
+    }
+    errors
+}
+
+fn validate_ports(errors: &mut Vec<FieldError>, spec: &Value, kind: &str) {
+    let ports = list(&spec["ports"]);
+    for (index, port) in ports.iter().enumerate() {
+        let at = |field: &str| format!("spec.ports[{index}].{field}");
+        let name = &port["name"];
+        if text(name).is_empty() {
+            if ports.len() > 1 {
+                errors.push(FieldError::required(at("name"), ""));
+            }
+        } else {
+            named(errors, name, &at("name"), names::dns1123_label);
+            if ports[..index].iter().any(|other| &other["name"] == name) {
+                errors.push(FieldError::duplicate(at("name"), name));
+            }
+        }
+        let number = port["port"].as_i64().unwrap_or(0);
+        let complaints = names::port_number(number);
+        errors.extend(complaints.iter().map(|why| FieldError::invalid(at("port"), &json!(number), why)));
+        one_of(errors, &port["protocol"], &at("protocol"), &["SCTP", "TCP", "UDP"]);
+        let target = &port["targetPort"];
+        let complaints = match target {
+            Value::Number(number) => names::port_number(number.as_i64().unwrap_or(0)),
+            Value::String(name) => names::port_name(name),
+            _ => Vec::new(),
+        };
+        errors.extend(complaints.iter().map(|why| FieldError::invalid(at("targetPort"), target, why)));
+        if kind == "ClusterIP" && port["nodePort"].as_i64().unwrap_or(0) != 0 {
+            errors.push(FieldError::forbidden(at("nodePort"), "may not be used when `type` is 'ClusterIP'"));
+        }
+        let same = |other: &&Value| {
+            other["port"] == port["port"]
+                && other["protocol"] == port["protocol"]
+                && other["targetPort"] == port["targetPort"]
+        };
+        let twice = ports[..index].iter().find(same);
+        if twice.is_some_and(|other| other["port"] == port["port"]) {
+            let value = json!({"port": port["port"], "protocol": port["protocol"]});
+            errors.push(FieldError::duplicate(format!("spec.ports[{index}]"), &value));
+        }
+    }
+}
