@@ -8,13 +8,27 @@ pub mod admission;
 pub mod authentication;
 pub mod authorization;
 pub mod config;
+pub mod conversion;
+pub mod fields;
 pub mod invalid;
 pub mod registry;
+pub mod request;
+pub mod table;
 pub mod tokens;
 pub mod watch_cache;
 
+mod bootstrap;
+mod discovery;
+mod health;
+mod kubelet_proxy;
+mod listener;
+mod openapi;
 mod server;
+mod transport;
+
+#[cfg(test)]
+mod tests;
 
 pub use access::Access;
 pub use config::{Config, StartError, Version};
-pub use server::Server;
+pub use server::{Served, Server};

@@ -1,18 +1,82 @@
-//! The server: what all requests share.
+//! The server: what all requests share, and how it starts.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use api::{Resource, Verb};
+use base::{Stop, Tasks};
+use control::Transport;
+use tokio::net::TcpListener;
+
+use crate::admission::{self, Plugin};
+use crate::authentication::UserInfo;
+use crate::registry::{self, Parts, Plain, Posted, Strategy};
 use crate::watch_cache::Caches;
-use crate::{Access, Config};
+use crate::{Access, Config, StartError, bootstrap, discovery, listener, openapi, transport};
+
+/// A resource as it is served: its row of the table and its behaviour.
+pub struct Served {
+    /// The row.
+    pub resource: &'static Resource,
+    /// The behaviour.
+    pub strategy: Arc<dyn Strategy>,
+    /// What is posted to it and answered, not stored.
+    pub posted: Vec<&'static Posted>,
+}
+
+impl Served {
+    /// Whether objects of it are kept.
+    pub fn is_stored(&self) -> bool {
+        self.resource.serves(Verb::Get) && self.resource.serves(Verb::Create) || self.resource.serves(Verb::List)
+    }
+}
 
 /// A running API server.
 pub struct Server {
-    config: Arc<Config>,
-    caches: Arc<Caches>,
-    access: Arc<Access>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) caches: Arc<Caches>,
+    pub(crate) tasks: Tasks,
+    pub(crate) stop: Stop,
+    /// Sorted by group, version and plural.
+    served: Vec<Arc<Served>>,
+    pub(crate) plugins: Vec<Arc<dyn Plugin>>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) discovery: OnceLock<discovery::Documents>,
+    pub(crate) openapi: openapi::Kept,
 }
 
 impl Server {
+    /// Starts the server: loads what authentication and authorization need and writes what every cluster has. Its tasks run
+    /// until `stop`.
+    pub async fn start(config: Config, tasks: Tasks, stop: Stop) -> Result<Arc<Self>, StartError> {
+        let caches = Caches::start(config.store.clone(), &tasks, stop.clone()).await?;
+        let config = Arc::new(config);
+        let parts = Parts { caches: caches.clone(), config: config.clone() };
+        let access = Access::start(&config, &caches).await?;
+        let server = Arc::new(Self {
+            served: served(&parts),
+            plugins: admission::PLUGINS.iter().map(|descriptor| (descriptor.plugin)(&parts)).collect(),
+            config,
+            caches,
+            tasks,
+            stop,
+            access,
+            discovery: OnceLock::new(),
+            openapi: openapi::Kept::default(),
+        });
+        bootstrap::write(&server).await?;
+        Ok(server)
+    }
+
+    /// Serves a listener until `stop`, then lets requests end.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: Stop) {
+        listener::serve(self, listener, stop).await;
+    }
+
+    /// Calls the request function directly, as `user`: no socket, no TLS, no encoding that a client would undo.
+    pub fn transport(self: &Arc<Self>, user: UserInfo) -> Arc<dyn Transport> {
+        Arc::new(transport::InProcess::new(self.clone(), user))
+    }
+
     /// How the server was started.
     pub fn config(&self) -> &Arc<Config> {
         &self.config
@@ -23,8 +87,39 @@ impl Server {
         &self.caches
     }
 
-    /// Who may come in and what they may do there.
+    /// Who may come in, and what they may do.
     pub fn access(&self) -> &Arc<Access> {
         &self.access
     }
+
+    /// A resource by its path.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Served>> {
+        let wanted = (group, version, plural);
+        let at = self.served.binary_search_by(|served| sort_key(served.resource).cmp(&wanted)).ok()?;
+        self.served.get(at)
+    }
+
+    /// All resources.
+    pub fn served(&self) -> &[Arc<Served>] {
+        &self.served
+    }
+}
+
+fn sort_key(resource: &Resource) -> (&str, &str, &str) {
+    (&resource.group, &resource.version, &resource.plural)
+}
+
+fn served(parts: &Parts) -> Vec<Arc<Served>> {
+    let mut all: Vec<_> = api::resources::RESOURCES.iter().map(|resource| Arc::new(serve(resource, parts))).collect();
+    all.sort_by(|a, b| sort_key(a.resource).cmp(&sort_key(b.resource)));
+    all
+}
+
+fn serve(resource: &'static Resource, parts: &Parts) -> Served {
+    let same = |row: &Resource| sort_key(row) == sort_key(resource);
+    let descriptor = registry::STRATEGIES.iter().find(|descriptor| same(descriptor.resource));
+    let strategy = descriptor
+        .map_or_else(|| Arc::new(Plain(resource)) as Arc<dyn Strategy>, |descriptor| (descriptor.strategy)(parts));
+    let posted = registry::POSTED.iter().filter(|posted| same(posted.resource)).collect();
+    Served { resource, strategy, posted }
 }

@@ -30,6 +30,7 @@ use serde_json::Value;
 use crate::authentication::{self, UserInfo, token_request};
 use crate::authorization::review;
 use crate::invalid::FieldError;
+use crate::request::{binding, eviction};
 use crate::watch_cache::Caches;
 use crate::{Access, Config, Server};
 
@@ -91,6 +92,21 @@ pub const POSTED: &[Posted] = &[
     Posted { resource: resources::SELF_SUBJECT_ACCESS_REVIEWS, subresource: "", answer: review::self_subject },
     Posted { resource: resources::LOCAL_SUBJECT_ACCESS_REVIEWS, subresource: "", answer: review::local_subject },
     Posted { resource: resources::SELF_SUBJECT_RULES_REVIEWS, subresource: "", answer: review::self_rules },
+    Posted {
+        resource: resources::PODS,
+        subresource: "binding",
+        answer: |server, context, key, body| Box::pin(binding::bind(server, context, key, body)),
+    },
+    Posted {
+        resource: resources::BINDINGS,
+        subresource: "",
+        answer: |server, context, key, body| Box::pin(binding::bind(server, context, key, body)),
+    },
+    Posted {
+        resource: resources::PODS,
+        subresource: "eviction",
+        answer: |server, context, key, body| Box::pin(eviction::evict(server, context, key, body)),
+    },
 ];
 
 /// One resource's behaviour.
@@ -227,9 +243,16 @@ pub trait Strategy: Send + Sync + 'static {
 }
 
 /// The strategy of resources that have none of their own.
-pub struct Plain;
+pub struct Plain(pub &'static Resource);
 
-impl Strategy for Plain {}
+impl Strategy for Plain {
+    fn name_errors(&self, name: &str) -> Vec<String> {
+        match &*self.0.group {
+            "rbac.authorization.k8s.io" => machinery::names::path_segment(name),
+            _ => machinery::names::dns1123_subdomain(name),
+        }
+    }
+}
 
 /// Something that is posted, to a resource or a subresource, and answered without being stored as such.
 pub struct Posted {

@@ -19,7 +19,6 @@ pub const PLUGIN: Plugin = Plugin {
     explain: silent,
     score: Some(Score { score, normalize: Normalize::No, weight: 1 }),
     hints: What::NOTHING,
-    everywhere: false,
 };
 
 /// The pod's images that some node has.

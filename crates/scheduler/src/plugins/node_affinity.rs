@@ -14,7 +14,6 @@ pub const PLUGIN: Plugin = Plugin {
     explain: |_, _, say| say("node(s) didn't match Pod's node affinity/selector"),
     score: Some(Score { score, normalize: Normalize::ByLargest, weight: 2 }),
     hints: What::LABELS,
-    everywhere: false,
 };
 
 /// Constraints whose texts are interned.
@@ -72,8 +71,7 @@ impl Compiled {
         self.selector.is_empty() && self.required.is_none() && self.preferred.is_empty()
     }
 
-    /// Whether selector and required terms admit a node.
-    pub fn admits(&self, image: &Image, node: &Node) -> bool {
+    fn admits(&self, image: &Image, node: &Node) -> bool {
         let selected = |(key, value): &(Option<Symbol>, Option<Symbol>)| match (key, value) {
             (Some(key), Some(value)) => node.label(*key) == Some(*value),
             _ => false,

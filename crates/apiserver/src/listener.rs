@@ -1,0 +1,190 @@
+//! The TLS listener: HTTP/1.1 and HTTP/2 on one port, with limits on what strangers may cost.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base::Stop;
+use bytes::Bytes;
+use control::Body;
+use futures::stream::{BoxStream, ReadyChunks};
+use futures::{Stream, StreamExt};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+use crate::Server;
+use crate::request::body::RequestBody;
+use crate::request::{Origin, Request, handle};
+
+/// More connections wait to be accepted. Each costs a few kilobytes.
+const CONNECTIONS_MAX: usize = 10_000;
+/// Without it half-open handshakes would hold their connections for ever.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a client may take to send a request's head.
+const HEADER_MAX: Duration = Duration::from_secs(30);
+/// Streams of one HTTP/2 connection. Upstream's limit.
+const STREAMS_MAX: u32 = 250;
+const HEADER_BYTES_MAX: u32 = 64 * 1024;
+/// Dead clients are noticed after these, and their watches end.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(15);
+/// How long requests may take to end when the server stops.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How many events are put into one write when they come faster than the client takes them.
+const EVENTS_PER_WRITE: usize = 32;
+
+/// Accepts connections until `stop`, then waits until their requests have ended.
+pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, stop: Stop) {
+    let acceptor = acceptor(&server);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let Some(permit) = stop.or_stopped(connections.clone().acquire_owned()).await else { break };
+        let permit = permit.expect("the semaphore is never closed");
+        let accepted = match stop.or_stopped(listener.accept()).await {
+            Some(accepted) => accepted,
+            None => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(server.clone(), acceptor.clone(), stream, graceful.watcher(), permit);
+                server.tasks.spawn("connection", connection);
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: accepting again at once would spin.
+                tracing::warn!(%error, "cannot accept a connection");
+                let _ = stop.or_stopped(tokio::time::sleep(Duration::from_millis(100))).await;
+            }
+        }
+    }
+    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests did not end in time and are cut off");
+    }
+}
+
+fn acceptor(server: &Server) -> TlsAcceptor {
+    let mut tls = (*server.config.tls).clone();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(tls))
+}
+
+async fn connection(
+    server: Arc<Server>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    graceful: Watcher,
+    _permit: OwnedSemaphorePermit,
+) {
+    // Small answers must not wait for more to send.
+    let _ = stream.set_nodelay(true);
+    let tls = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => return tracing::debug!("a TLS handshake took too long"),
+    };
+    let certificate =
+        tls.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned().map(CertificateDer::into_owned);
+    let origin = Origin::Connection(certificate.map(Arc::new));
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (server, origin) = (server.clone(), origin.clone());
+        async move { Ok::<_, Infallible>(respond(&server, request, origin).await) }
+    });
+    let builder = builder();
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    if let Err(error) = graceful.watch(connection.into_owned()).await {
+        tracing::debug!(error = %error, "a connection ended with an error");
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX).max_buf_size(HEADER_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEP_ALIVE_EVERY)
+        .keep_alive_timeout(KEEP_ALIVE_ANSWER_MAX)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_send_buf_size(256 << 10);
+    builder
+}
+
+async fn respond(
+    server: &Arc<Server>,
+    mut request: http::Request<Incoming>,
+    origin: Origin,
+) -> http::Response<Answered> {
+    let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    if let Some(upgrade) = upgrade {
+        parts.extensions.insert(upgrade);
+    }
+    handle(server, Request { parts, body: RequestBody::Incoming(body), origin }).await.map(Answered::of)
+}
+
+/// A response's body as HTTP sends it.
+pub(crate) enum Answered {
+    Full(Option<Bytes>),
+    /// Pieces that are ready together go out in one write.
+    Stream(ReadyChunks<BoxStream<'static, Result<Bytes, control::TransportError>>>),
+}
+
+impl Answered {
+    fn of(body: Body) -> Self {
+        match body {
+            Body::Full(bytes) => Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            Body::Stream(stream) => Self::Stream(stream.ready_chunks(EVENTS_PER_WRITE)),
+        }
+    }
+}
+
+impl http_body::Body for Answered {
+    type Data = Bytes;
+    type Error = control::TransportError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let stream = match &mut *self {
+            Self::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(stream) => stream,
+        };
+        let Some(pieces) = std::task::ready!(Pin::new(stream).poll_next(context)) else { return Poll::Ready(None) };
+        Poll::Ready(Some(joined(pieces).map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Full(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn joined(mut pieces: Vec<Result<Bytes, control::TransportError>>) -> Result<Bytes, control::TransportError> {
+    if pieces.len() == 1
+        && let Some(piece) = pieces.pop()
+    {
+        return piece;
+    }
+    let pieces: Vec<Bytes> = pieces.into_iter().collect::<Result<_, _>>()?;
+    Ok(pieces.concat().into())
+}

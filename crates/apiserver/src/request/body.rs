@@ -1,0 +1,80 @@
+//! A request's body: read to a bound, decoded as a tree.
+
+use api::{ApiError, Reason};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::negotiate::BodyKind;
+
+/// The largest body. Upstream's limit: a larger object does not fit etcd.
+pub const BODY_MAX: usize = 3 << 20;
+
+/// A body that may not have arrived yet.
+pub enum RequestBody {
+    /// All of it.
+    Full(Bytes),
+    /// From a connection.
+    Incoming(Incoming),
+}
+
+impl RequestBody {
+    /// Waits for all of it.
+    pub async fn read(self) -> Result<Bytes, ApiError> {
+        let incoming = match self {
+            Self::Full(bytes) if bytes.len() > BODY_MAX => return Err(too_large()),
+            Self::Full(bytes) => return Ok(bytes),
+            Self::Incoming(incoming) => incoming,
+        };
+        match Limited::new(incoming, BODY_MAX).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+            Err(error) => Err(ApiError::new(Reason::BadRequest, format!("cannot read the request's body: {error}"))),
+        }
+    }
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {BODY_MAX}"))
+}
+
+/// Decodes a body. Null stands for absent in all built-in types, so nulls are dropped.
+pub fn decode(kind: BodyKind, body: &[u8]) -> Result<Value, ApiError> {
+    let mut value = match kind {
+        BodyKind::Yaml | BodyKind::Apply => yaml(body)?,
+        _ => json(body)?,
+    };
+    drop_nulls(&mut value);
+    Ok(value)
+}
+
+/// Decodes JSON.
+pub fn json(body: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(body).map_err(|error| malformed(&error))
+}
+
+/// The error of a body that is no JSON.
+pub fn malformed(error: &serde_json::Error) -> ApiError {
+    ApiError::new(Reason::BadRequest, format!("the body of the request is not JSON: {error}"))
+}
+
+/// Decodes YAML.
+pub fn yaml(body: &[u8]) -> Result<Value, ApiError> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| ApiError::new(Reason::BadRequest, "the YAML body is not UTF-8"))?;
+    serde_saphyr::from_str(text)
+        .map_err(|error| ApiError::new(Reason::BadRequest, format!("the body of the request is not YAML: {error}")))
+}
+
+/// Removes null entries of objects.
+pub fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}

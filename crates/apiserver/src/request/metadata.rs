@@ -1,0 +1,225 @@
+//! The metadata of every object: what the server sets, what nobody may change, and what must be well formed.
+//!
+//! Texts and order follow apimachinery's `ValidateObjectMeta` and `ValidateObjectMetaUpdate`.
+
+use api::{Key, Resource};
+use jiff::Timestamp;
+use machinery::names;
+use serde_json::{Map, Value, json};
+
+use crate::invalid::FieldError;
+use crate::registry::{Context, Strategy};
+
+/// A generated name's base is cut so that base and suffix fit a DNS label.
+const GENERATED_BASE_MAX: usize = 58;
+const SUFFIX_LENGTH: usize = 5;
+/// All annotations of an object together.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
+/// Whether `metadata.name` is still to be made from `metadata.generateName`.
+pub fn is_generated(object: &Value) -> bool {
+    text(object, "name").is_empty() && !text(object, "generateName").is_empty()
+}
+
+/// Makes a name of `metadata.generateName`.
+pub fn generate_name(context: &Context<'_>, object: &mut Value) {
+    let base = text(object, "generateName");
+    let mut end = base.len().min(GENERATED_BASE_MAX);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let name = format!("{}{}", &base[..end], context.random.name_suffix(SUFFIX_LENGTH));
+    object["metadata"]["name"] = name.into();
+}
+
+/// Sets what the server sets in a new object, and clears what users may not.
+pub fn fill_for_create(context: &Context<'_>, strategy: &dyn Strategy, object: &mut Value) {
+    let metadata = fields(object);
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "managedFields",
+        "resourceVersion",
+        "generation",
+    ] {
+        metadata.shift_remove(field);
+    }
+    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".to_owned(), time(context.now).into());
+    if strategy.has_generation() {
+        metadata.insert("generation".to_owned(), 1.into());
+    }
+}
+
+/// Keeps in a changed object what updates never change.
+pub fn keep_for_update(new: &mut Value, old: &Value) {
+    let kept = ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"];
+    let old = &old["metadata"];
+    let metadata = fields(new);
+    for field in ["selfLink", "managedFields", "resourceVersion"] {
+        metadata.shift_remove(field);
+    }
+    for field in kept {
+        match old.get(field) {
+            Some(value) => drop(metadata.insert(field.to_owned(), value.clone())),
+            None => drop(metadata.shift_remove(field)),
+        }
+    }
+    if metadata.get("uid").is_none_or(|uid| uid == "") {
+        metadata.insert("uid".to_owned(), old["uid"].clone());
+    }
+}
+
+/// Counts a change of what the object wants.
+pub fn bump_generation(new: &mut Value, old: &Value) {
+    let wants = |object: &Value| {
+        let mut object = object.as_object().cloned().unwrap_or_default();
+        object.retain(|name, _| !["metadata", "status", "apiVersion", "kind"].contains(&name.as_str()));
+        object
+    };
+    if wants(new) != wants(old) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
+        new["metadata"]["generation"] = (generation + 1).into();
+    }
+}
+
+/// All that is wrong with a new object's metadata.
+pub fn validate(resource: &Resource, strategy: &dyn Strategy, object: &Value, key: &Key) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let name = text(object, "name");
+    if !text(object, "generateName").is_empty() && name.is_empty() {
+        // The name comes later.
+    } else if name.is_empty() {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    } else {
+        let invalid = |why: String| FieldError::invalid("metadata.name", &json!(name), &why);
+        errors.extend(strategy.name_errors(name).into_iter().map(invalid));
+    }
+    if resource.namespaced() {
+        let invalid = |why: String| FieldError::invalid("metadata.namespace", &json!(&*key.namespace), &why);
+        errors.extend(names::dns1123_label(&key.namespace).into_iter().map(invalid));
+    } else if !text(object, "namespace").is_empty() {
+        errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
+    }
+    validate_maps(object, &mut errors);
+    validate_owners(object, &mut errors);
+    validate_finalizers(object, &mut errors);
+    errors
+}
+
+/// All that is wrong with a changed object's metadata.
+pub fn validate_update(
+    resource: &Resource,
+    strategy: &dyn Strategy,
+    new: &Value,
+    old: &Value,
+    key: &Key,
+) -> Vec<FieldError> {
+    let mut errors = validate(resource, strategy, new, key);
+    for field in ["name", "namespace", "uid"] {
+        let (now, before) = (&new["metadata"][field], &old["metadata"][field]);
+        if now != before {
+            errors.push(FieldError::invalid(format!("metadata.{field}"), now, "field is immutable"));
+        }
+    }
+    if !old["metadata"]["deletionTimestamp"].is_null() {
+        let before = list(old, "finalizers");
+        let added: Vec<_> = list(new, "finalizers").into_iter().filter(|name| !before.contains(name)).collect();
+        if !added.is_empty() {
+            let names: Vec<_> = added.iter().map(ToString::to_string).collect();
+            let why = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                names.join(", ")
+            );
+            errors.push(FieldError::forbidden("metadata.finalizers", &why));
+        }
+    }
+    errors
+}
+
+fn validate_maps(object: &Value, errors: &mut Vec<FieldError>) {
+    for (key, value) in entries(object, "labels") {
+        let invalid_key = |why: String| FieldError::invalid("metadata.labels", &json!(key), &why);
+        errors.extend(names::qualified_name(key).into_iter().map(invalid_key));
+        let text = value.as_str().unwrap_or_default();
+        errors.extend(
+            names::label_value(text).into_iter().map(|why| FieldError::invalid("metadata.labels", value, &why)),
+        );
+    }
+    let mut total = 0;
+    for (key, value) in entries(object, "annotations") {
+        let invalid = |why: String| FieldError::invalid("metadata.annotations", &json!(key), &why);
+        errors.extend(names::qualified_name(&key.to_lowercase()).into_iter().map(invalid));
+        total += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if total > ANNOTATIONS_BYTES_MAX {
+        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX));
+    }
+}
+
+fn validate_owners(object: &Value, errors: &mut Vec<FieldError>) {
+    let mut controllers = 0;
+    for (at, owner) in list(object, "ownerReferences").into_iter().enumerate() {
+        let path = |field: &str| format!("metadata.ownerReferences[{at}].{field}");
+        for (field, why) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            if owner[field].as_str().unwrap_or_default().is_empty() {
+                errors.push(FieldError::required(path(field), why));
+            }
+        }
+        controllers += usize::from(owner["controller"] == true);
+    }
+    if controllers > 1 {
+        let why =
+            format!("Only one reference can have Controller set to true. Found \"true\" in {controllers} references");
+        errors.push(FieldError::invalid("metadata.ownerReferences", &object["metadata"]["ownerReferences"], &why));
+    }
+}
+
+fn validate_finalizers(object: &Value, errors: &mut Vec<FieldError>) {
+    let finalizers = list(object, "finalizers");
+    for (at, finalizer) in finalizers.iter().enumerate() {
+        let invalid = |why: String| FieldError::invalid(format!("metadata.finalizers[{at}]"), finalizer, &why);
+        errors.extend(names::qualified_name(finalizer.as_str().unwrap_or_default()).into_iter().map(invalid));
+    }
+    let has = |name: &str| finalizers.iter().any(|finalizer| *finalizer == name);
+    if has("orphan") && has("foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid("metadata.finalizers", &object["metadata"]["finalizers"], why));
+    }
+}
+
+/// A string of the metadata; empty where absent.
+pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// The metadata, made an object where it is none.
+pub fn fields(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    let metadata = &mut object["metadata"];
+    if !metadata.is_object() {
+        *metadata = json!({});
+    }
+    metadata.as_object_mut().expect("it was made an object")
+}
+
+/// A time stamp as the API writes it.
+pub fn time(at: Timestamp) -> String {
+    machinery::time::seconds(at)
+}
+
+fn list<'a>(object: &'a Value, field: &str) -> Vec<&'a Value> {
+    object["metadata"][field].as_array().into_iter().flatten().collect()
+}
+
+fn entries<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    object["metadata"][field].as_object().into_iter().flatten()
+}

@@ -1,0 +1,305 @@
+//! The one request path. [`handle`] is read from top to bottom: who, what, may they, then the verb.
+//!
+//! The listener and the components in this process call it alike. Reads are answered from the watch cache. A write runs in
+//! a task of its own, so that it goes on when its client has gone: a client that times out may repeat it, but never leaves
+//! half of it.
+
+pub mod binding;
+pub mod body;
+pub mod delete;
+pub mod eviction;
+pub mod info;
+pub mod list;
+pub mod metadata;
+pub mod negotiate;
+pub mod patch;
+pub mod query;
+pub mod read;
+pub mod respond;
+pub mod scale;
+pub mod selectors;
+pub mod watch;
+pub mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{ApiError, Key, Reason, Verb};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use rustls_pki_types::CertificateDer;
+
+use self::body::RequestBody;
+use self::info::{RequestInfo, Target};
+use self::negotiate::Form;
+use self::query::Query;
+use self::respond::Answer;
+use crate::authentication::UserInfo;
+use crate::authorization::Attributes;
+use crate::registry::Context;
+use crate::server::Served;
+use crate::{Server, discovery, health, kubelet_proxy, openapi};
+
+/// How long a request may take that is no watch and no stream. Without it a stuck request holds its memory for ever.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+
+/// Where a request comes from.
+#[derive(Clone)]
+pub enum Origin {
+    /// A component in this process, whose identity is known.
+    Component(Arc<UserInfo>),
+    /// A connection, with the client's certificate, which TLS has verified, where it has one.
+    Connection(Option<Arc<CertificateDer<'static>>>),
+}
+
+/// A request on its way.
+pub struct Request {
+    /// Method, URI, headers, and in the extensions the connection's upgrade.
+    pub parts: Parts,
+    /// The body.
+    pub body: RequestBody,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// An authorized request to a resource.
+pub struct Call {
+    /// The server.
+    pub server: Arc<Server>,
+    /// The resource.
+    pub served: Arc<Served>,
+    /// Who asks.
+    pub user: Arc<UserInfo>,
+    /// What about.
+    pub target: Target,
+    /// The verb.
+    pub verb: &'static str,
+    /// The query.
+    pub query: Query,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// In which form the answer is wanted.
+    pub form: Form,
+}
+
+/// Answers a request, whatever happens.
+pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
+    answer(server, request).await.unwrap_or_else(|error| respond::error(&error))
+}
+
+async fn answer(server: &Arc<Server>, mut request: Request) -> Result<Answer, ApiError> {
+    let query = Query::of(&request.parts.uri);
+    let info = RequestInfo::of(&request.parts, &query);
+    let user = authenticate(server, &mut request, &info).await?;
+    let user = impersonate(server, user, &request.parts.headers)?;
+    server.access.authorization.check(&user, &info.attributes())?;
+    let Some(target) = info.target else {
+        return other_path(server, &request.parts, &info.path, &query).await;
+    };
+    let Some(served) = server.find(&target.group, &target.version, &target.resource).cloned() else {
+        return Err(no_such_path());
+    };
+    let form = Form::of(&request.parts.headers);
+    if kubelet_proxy::serves(&target) {
+        let call = call(server, served, user, target, info.verb, query, &mut request, form.unwrap_or_default());
+        return kubelet_proxy::answer(call, request).await;
+    }
+    let call = call(server, served, user, target, info.verb, query, &mut request, form?);
+    if call.verb == "watch" {
+        return watch::answer(call).await;
+    }
+    // A write's future is dropped here when its time is over; the write itself goes on in its task.
+    match tokio::time::timeout(REQUEST_MAX, resource_verb(call, request.body)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ApiError::new(Reason::Timeout, "Timeout: request did not complete within the allotted timeout")),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "these are the parts of a call, each known at another step of the path")]
+fn call(
+    server: &Arc<Server>,
+    served: Arc<Served>,
+    user: Arc<UserInfo>,
+    target: Target,
+    verb: &'static str,
+    query: Query,
+    request: &mut Request,
+    form: Form,
+) -> Call {
+    let headers = std::mem::take(&mut request.parts.headers);
+    Call { server: server.clone(), served, user, target, verb, query, headers, form }
+}
+
+async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError> {
+    call.check_served()?;
+    match (call.verb, &*call.target.subresource) {
+        ("get", "scale") => scale::get(call).await,
+        ("get", _) => read::get(call).await,
+        ("list", _) => list::answer(call).await,
+        _ => {
+            let body = body.read().await?;
+            in_own_task(call, body).await
+        }
+    }
+}
+
+/// Runs a write in a task that nobody's leaving ends.
+async fn in_own_task(call: Call, body: bytes::Bytes) -> Result<Answer, ApiError> {
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    let tasks = call.server.tasks.clone();
+    tasks.spawn("write", async move {
+        // Nobody may be waiting any more: the write is done all the same.
+        let _ = sender.send(write_verb(call, body).await);
+    });
+    answer.await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            Reason::InternalError,
+            "Internal error occurred: the request failed; the server's log says why",
+        ))
+    })
+}
+
+async fn write_verb(call: Call, body: bytes::Bytes) -> Result<Answer, ApiError> {
+    match (call.verb, &*call.target.subresource) {
+        ("create", _) => write::create(call, body).await,
+        ("update" | "patch", "scale") => scale::write(call, body).await,
+        ("update", _) => write::update(call, body).await,
+        ("patch", _) => patch::patch(call, body).await,
+        ("delete", _) => delete::one(call, body).await,
+        ("deletecollection", _) => delete::collection(call, body).await,
+        _ => Err(call.method_not_allowed()),
+    }
+}
+
+impl Call {
+    /// The key of the object or, with an empty name, of the collection. Objects of cluster scope have no namespace.
+    pub fn key(&self) -> Key {
+        let namespace = if self.served.resource.namespaced() { &*self.target.namespace } else { "" };
+        Key::new(namespace, &*self.target.name)
+    }
+
+    /// What strategies and admission see of the call.
+    pub fn context(&self, dry_run: bool) -> Context<'_> {
+        Context { user: &self.user, now: self.server.config.clock.now(), random: &self.server.config.random, dry_run }
+    }
+
+    /// Refuses what the resource's row does not have.
+    fn check_served(&self) -> Result<(), ApiError> {
+        let resource = self.served.resource;
+        let verb = match self.verb {
+            "get" => Verb::Get,
+            "list" => Verb::List,
+            "create" => Verb::Create,
+            "update" => Verb::Update,
+            "patch" => Verb::Patch,
+            "delete" => Verb::Delete,
+            "deletecollection" => Verb::DeleteCollection,
+            _ => return Err(self.method_not_allowed()),
+        };
+        let verbs = match &*self.target.subresource {
+            "" => &resource.verbs,
+            name => &resource.subresource(name).ok_or_else(no_such_path)?.verbs,
+        };
+        let placed = match (resource.namespaced(), self.target.namespace.is_empty(), self.target.name.is_empty()) {
+            // One object, or a new one, has its place in one namespace.
+            (true, true, false) => return Err(no_such_path()),
+            (true, true, true) => matches!(verb, Verb::List),
+            (false, false, _) => resource.plural == "namespaces",
+            _ => true,
+        };
+        match (placed, verbs.contains(&verb)) {
+            (false, _) if resource.namespaced() => Err(self.method_not_allowed()),
+            (false, _) => Err(no_such_path()),
+            (true, false) => Err(self.method_not_allowed()),
+            (true, true) => Ok(()),
+        }
+    }
+
+    fn method_not_allowed(&self) -> ApiError {
+        let resource = self.served.resource;
+        let message = format!("{} is not supported on resources of kind {:?}", self.verb, resource.plural);
+        let mut error = ApiError::about(Reason::MethodNotAllowed, &resource.group, &resource.plural, "", message);
+        "the server does not allow this method on the requested resource".clone_into(&mut error.message);
+        error
+    }
+}
+
+fn no_such_path() -> ApiError {
+    let mut error = ApiError::new(Reason::NotFound, "the server could not find the requested resource");
+    error.details = serde_json::json!({});
+    error
+}
+
+async fn authenticate(server: &Server, request: &mut Request, info: &RequestInfo) -> Result<Arc<UserInfo>, ApiError> {
+    match &request.origin {
+        Origin::Component(user) => Ok(user.clone()),
+        Origin::Connection(certificate) => {
+            let authenticator = &server.access.authenticator;
+            let user =
+                authenticator.authenticate(certificate.as_deref(), &info.path, &mut request.parts.headers).await?;
+            Ok(Arc::new(user))
+        }
+    }
+}
+
+/// Lets a user act as another, where both the user and each group, uid and extra field of the other are allowed.
+fn impersonate(server: &Server, user: Arc<UserInfo>, headers: &HeaderMap) -> Result<Arc<UserInfo>, ApiError> {
+    let values = |name: &str| {
+        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (names, groups) = (values("impersonate-user"), values("impersonate-group"));
+    let Some(name) = names.first() else {
+        if groups.is_empty() && values("impersonate-uid").is_empty() {
+            return Ok(user);
+        }
+        let message = "requested groups, uid or extra without impersonating a user";
+        return Err(ApiError::new(Reason::InternalError, format!("Internal error occurred: {message}")));
+    };
+    let service_account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let as_user = match service_account {
+        Some((namespace, account)) => impersonation("serviceaccounts", namespace, account),
+        None => impersonation("users", "", name),
+    };
+    let check = |attributes: &Attributes| server.access.authorization.check(&user, attributes);
+    check(&as_user)?;
+    for group in &groups {
+        check(&impersonation("groups", "", group))?;
+    }
+    let mut other = match service_account {
+        Some((namespace, account)) if groups.is_empty() => UserInfo::service_account(namespace, account),
+        _ => UserInfo::new(name.clone(), &groups.iter().map(String::as_str).collect::<Vec<_>>()),
+    };
+    if let Some(uid) = values("impersonate-uid").pop() {
+        let attributes = Attributes { group: "authentication.k8s.io".to_owned(), ..impersonation("uids", "", &uid) };
+        check(&attributes)?;
+        other.uid = uid;
+    }
+    Ok(Arc::new(other))
+}
+
+fn impersonation(resource: &str, namespace: &str, name: &str) -> Attributes {
+    Attributes {
+        verb: "impersonate".to_owned(),
+        resource: resource.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        version: "v1".to_owned(),
+        ..Attributes::default()
+    }
+}
+
+async fn other_path(server: &Arc<Server>, parts: &Parts, path: &str, query: &Query) -> Result<Answer, ApiError> {
+    if !matches!(parts.method, http::Method::GET | http::Method::HEAD) {
+        return Err(no_such_path());
+    }
+    if let Some(answer) = health::answer(server, path, query).await {
+        return Ok(answer);
+    }
+    if let Some(answer) = openapi::answer(server, path, &parts.headers).await? {
+        return Ok(answer);
+    }
+    discovery::answer(server, path, &parts.headers)?.ok_or_else(no_such_path)
+}
+
+/// What a successful write that made something new answers with.
+pub(crate) const CREATED: StatusCode = StatusCode::CREATED;

@@ -1,0 +1,477 @@
+//! `create` and `update`: from a body to an acknowledged transaction.
+//!
+//! Both go through the same steps in the same order: default, mutating admission, preparation, reservation, validation,
+//! validating admission, store. A change is written only where the object is still the one that it was made from; where the
+//! writer did not say which that is, the change is made again from the newer one.
+
+use api::{ApiError, EncodeError, Key, Object, Reason, Resource, storage_key};
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+use store::{KeyValue, Precondition, Revision, Txn, TxnOutcome, Write};
+
+use super::body::{self, decode};
+use super::negotiate::BodyKind;
+use super::query::WriteOptions;
+use super::respond::{self, Answer};
+use super::{CREATED, Call, metadata};
+use crate::admission::{Attempt, Operation};
+use crate::invalid::{FieldError, invalid};
+use crate::registry::{Context, Reservation};
+use crate::watch_cache::{store_failed, stored_form};
+use crate::{conversion, fields};
+
+/// What upstream says when an object was changed in between.
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// How often a change is made again from a newer object before the writer is told. Without an end two writers in a loop
+/// could keep a third one for ever.
+const ATTEMPTS_MAX: usize = 64;
+/// How many names are tried for `generateName`.
+const NAMES_MAX: usize = 8;
+
+/// Answers `create`: of an object, or of something that is posted and answered.
+pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
+    let options = WriteOptions::of(&call.query)?;
+    let context = call.context(options.dry_run);
+    let subresource = &*call.target.subresource;
+    if let Some(posted) = call.served.posted.iter().find(|posted| posted.subresource == subresource) {
+        let object = decode(BodyKind::of_object(&call.headers)?, &body)?;
+        let answer = (posted.answer)(&call.server, &context, &call.key(), object).await?;
+        return Ok(respond::encoded(CREATED, call.form, answer.to_string().into()));
+    }
+    if !subresource.is_empty() || !call.target.name.is_empty() {
+        return Err(ApiError::new(
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    let (object, mut warnings) = decode_object(&call, &options, &body)?;
+    let created = create_object(&call, &context, object).await?;
+    warnings.extend(call.served.strategy.warnings(&created.to_value(), None));
+    let mut answer = respond::object(CREATED, call.form, &created, call.served.resource, context.now);
+    respond::add_warnings(&mut answer, &warnings);
+    Ok(answer)
+}
+
+/// Creates an object from a decoded body.
+pub async fn create_object(call: &Call, context: &Context<'_>, mut object: Value) -> Result<Object, ApiError> {
+    let resource = call.served.resource;
+    let key = place(call, &mut object)?;
+    if !metadata::text(&object, "resourceVersion").is_empty() {
+        return Err(ApiError::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"));
+    }
+    let generated = metadata::is_generated(&object);
+    let attempts = if generated { NAMES_MAX } else { 1 };
+    let mut refused = None;
+    for _ in 0..attempts {
+        let mut object = object.clone();
+        if generated {
+            metadata::generate_name(context, &mut object);
+        }
+        let key = Key::new(key.namespace.clone(), metadata::text(&object, "name"));
+        match create_once(call, context, &key, object).await? {
+            Ok(object) => return Ok(object),
+            Err(()) => refused = Some(key),
+        }
+    }
+    let name = refused.map(|key| key.name.to_string()).unwrap_or_default();
+    let mut error = ApiError::already_exists(&resource.group, &resource.plural, &name);
+    if generated {
+        error.message.push_str(", the server was not able to generate a unique name for the object");
+    }
+    Err(error)
+}
+
+/// One attempt; the inner error says that the name is taken.
+async fn create_once(
+    call: &Call,
+    context: &Context<'_>,
+    key: &Key,
+    mut object: Value,
+) -> Result<Result<Object, ()>, ApiError> {
+    let strategy = &*call.served.strategy;
+    strategy.default(&mut object);
+    let attempt = attempt(call, context, Operation::Create, key, None);
+    mutate(call, &attempt, &mut object).await?;
+    strategy.prepare_for_create(context, &mut object);
+    metadata::fill_for_create(context, strategy, &mut object);
+    let mut errors = metadata::validate(call.served.resource, strategy, &object, key);
+    if !errors.is_empty() {
+        return Err(invalid(call.served.resource, &key.name, &errors));
+    }
+    let reservation = strategy.reserve(context, &mut object, None).await?;
+    errors.extend(strategy.validate(context, &object));
+    if !errors.is_empty() {
+        return Err(invalid(call.served.resource, &key.name, &errors));
+    }
+    validate(call, &attempt, &object).await?;
+    let storage_key = Bytes::from(storage_key::of(call.served.resource, key));
+    if context.dry_run {
+        let cache = call.server.caches.of(call.served.resource).await?;
+        call.server.caches.fresh().await;
+        return if cache.get(key).is_some() { Ok(Err(())) } else { parse(call.served.resource, &object).map(Ok) };
+    }
+    let stored = encode_stored(call.served.resource, object);
+    let precondition = Precondition::Absent(storage_key.clone());
+    match commit(call, precondition, Write::Put(storage_key, stored.clone()), reservation).await? {
+        TxnOutcome::Committed(revision) => from_stored_bytes(call.served.resource, &stored, revision).map(Ok),
+        TxnOutcome::Refused { .. } => Ok(Err(())),
+    }
+}
+
+/// Answers `update` of an object or a subresource.
+pub async fn update(call: Call, body: Bytes) -> Result<Answer, ApiError> {
+    let options = WriteOptions::of(&call.query)?;
+    let (mut object, warnings) = decode_object(&call, &options, &body)?;
+    let context = call.context(options.dry_run);
+    let key = place(&call, &mut object)?;
+    let change = |_: &Value| Ok(object.clone());
+    match modify(&call, &context, &key, &change).await {
+        Ok((changed, old)) => Ok(changed_answer(&call, StatusCode::OK, &changed, old.as_ref(), warnings)),
+        Err(error)
+            if error.is_not_found()
+                && call.target.subresource.is_empty()
+                && call.served.strategy.allows_create_on_update() =>
+        {
+            without_revision(&mut object)?;
+            let created = create_object(&call, &context, object).await?;
+            Ok(changed_answer(&call, CREATED, &created, None, warnings))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// PUT that creates must not name a version of something that does not exist.
+fn without_revision(object: &mut Value) -> Result<(), ApiError> {
+    match metadata::fields(object).shift_remove("resourceVersion") {
+        Some(version) if version != "" && version != "0" => {
+            Err(ApiError::new(Reason::Conflict, "the object does not exist; create it without a resourceVersion"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The answer to a change.
+pub fn changed_answer(
+    call: &Call,
+    status: StatusCode,
+    object: &Object,
+    old: Option<&Value>,
+    mut warnings: Vec<String>,
+) -> Answer {
+    let now = call.server.config.clock.now();
+    if old.is_some() {
+        warnings.extend(call.served.strategy.warnings(&object.to_value(), old));
+    }
+    let mut answer = respond::object(status, call.form, object, call.served.resource, now);
+    respond::add_warnings(&mut answer, &warnings);
+    answer
+}
+
+/// Makes the new object of the one that is there.
+pub type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
+
+/// Changes an object: `change` makes the new tree of the current one, again if somebody else was first, unless it names the
+/// resource version that it was made for. Gives the object as it is afterwards, and as it was when it was changed.
+pub async fn modify(
+    call: &Call,
+    context: &Context<'_>,
+    key: &Key,
+    change: Change<'_>,
+) -> Result<(Object, Option<Value>), ApiError> {
+    let resource = call.served.resource;
+    let mut current = Current::of(call, key).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        let old = conversion::from_stored(resource, stored_form(resource), current.object.to_value());
+        let new = change(&old)?;
+        let named = metadata::text(&new, "resourceVersion").to_owned();
+        if let Err(error) = check_version(call, key, &named, &current) {
+            // The cache may be behind the version that the writer has seen: look again when it is not.
+            match current.refresh(call, key).await? {
+                true => continue,
+                false => return Err(error),
+            }
+        }
+        let step = modify_once(call, context, key, &current, old, new).await?;
+        match step {
+            Step::Done(object, old) => return Ok((object, old)),
+            Step::Overtaken(None) => return Err(ApiError::not_found(&resource.group, &resource.plural, &key.name)),
+            Step::Overtaken(Some(newer)) => current = Current::newer(resource, &newer)?,
+        }
+    }
+    Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED))
+}
+
+/// The object that a change is made from.
+struct Current {
+    object: Object,
+    /// Whether nothing newer is known to have been committed when it was read.
+    fresh: bool,
+}
+
+impl Current {
+    async fn of(call: &Call, key: &Key) -> Result<Self, ApiError> {
+        let resource = call.served.resource;
+        let cache = call.server.caches.of(resource).await?;
+        if let Some(object) = cache.get(key) {
+            return Ok(Self { object, fresh: false });
+        }
+        call.server.caches.fresh().await;
+        let object = cache.get(key).ok_or_else(|| ApiError::not_found(&resource.group, &resource.plural, &key.name))?;
+        Ok(Self { object, fresh: true })
+    }
+
+    fn newer(resource: &'static Resource, item: &KeyValue) -> Result<Self, ApiError> {
+        let object = from_stored_bytes_as(stored_form(resource), &item.value, item.modified)?;
+        Ok(Self { object, fresh: true })
+    }
+
+    /// Reads again behind everything that is committed now. Whether that may have changed something.
+    async fn refresh(&mut self, call: &Call, key: &Key) -> Result<bool, ApiError> {
+        if self.fresh {
+            return Ok(false);
+        }
+        call.server.caches.fresh().await;
+        *self = Self::of(call, key).await?;
+        self.fresh = true;
+        Ok(true)
+    }
+}
+
+fn check_version(call: &Call, key: &Key, named: &str, current: &Current) -> Result<(), ApiError> {
+    let resource = call.served.resource;
+    if named.is_empty() || named == "0" {
+        if call.served.strategy.allows_unconditional_update() || call.verb == "patch" {
+            return Ok(());
+        }
+        let error = FieldError::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+        return Err(invalid(resource, &key.name, &[error]));
+    }
+    match named.parse::<u64>() {
+        Ok(revision) if revision == current.object.revision() => Ok(()),
+        Ok(_) => Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED)),
+        Err(_) => {
+            let error = FieldError::invalid("metadata.resourceVersion", &json!(named), "must be a number");
+            Err(invalid(resource, &key.name, &[error]))
+        }
+    }
+}
+
+enum Step {
+    Done(Object, Option<Value>),
+    Overtaken(Option<KeyValue>),
+}
+
+async fn modify_once(
+    call: &Call,
+    context: &Context<'_>,
+    key: &Key,
+    current: &Current,
+    old: Value,
+    mut new: Value,
+) -> Result<Step, ApiError> {
+    let (resource, strategy) = (call.served.resource, &*call.served.strategy);
+    let conditional = !matches!(metadata::text(&new, "resourceVersion"), "" | "0");
+    body::drop_nulls(&mut new);
+    check_uid(resource, key, &new, &old)?;
+    strategy.default(&mut new);
+    let attempt = attempt(call, context, Operation::Update, key, Some(&old));
+    mutate(call, &attempt, &mut new).await?;
+    let subresource = &*call.target.subresource;
+    match subresource {
+        "" => strategy.prepare_for_update(context, &mut new, &old),
+        // The server made this change itself, from a binding.
+        "binding" => {}
+        name => strategy.prepare_for_subresource_update(context, name, &mut new, &old),
+    }
+    metadata::keep_for_update(&mut new, &old);
+    if strategy.has_generation() && subresource.is_empty() {
+        metadata::bump_generation(&mut new, &old);
+    }
+    let mut errors = metadata::validate_update(resource, strategy, &new, &old, key);
+    let reservation = match subresource {
+        "" => strategy.reserve(context, &mut new, Some(&old)).await?,
+        _ => None,
+    };
+    errors.extend(match subresource {
+        "" => strategy.validate_update(context, &new, &old),
+        "binding" => Vec::new(),
+        name => strategy.validate_subresource_update(context, name, &new, &old),
+    });
+    if !errors.is_empty() {
+        return Err(invalid(resource, &key.name, &errors));
+    }
+    validate(call, &attempt, &new).await?;
+    if context.dry_run {
+        return Ok(Step::Done(parse_at(resource, new, current.object.revision())?, Some(old)));
+    }
+    if same(&new, &old) {
+        return conversion::object_from_stored(resource, stored_form(resource), current.object.clone())
+            .map(|same| Step::Done(same, None));
+    }
+    let storage_key = Bytes::from(storage_key::of(resource, key));
+    let precondition = Precondition::ModifiedAt(storage_key.clone(), Revision(current.object.revision()));
+    let gone = is_gone(&new) && !strategy.stays_when_deleted(&new);
+    let stored = encode_stored(resource, new);
+    let write = if gone { Write::Delete(storage_key) } else { Write::Put(storage_key, stored.clone()) };
+    match commit(call, precondition, write, reservation).await? {
+        TxnOutcome::Committed(revision) => {
+            from_stored_bytes(resource, &stored, revision).map(|object| Step::Done(object, Some(old)))
+        }
+        TxnOutcome::Refused { current: Some(_), .. } if conditional => {
+            Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED))
+        }
+        TxnOutcome::Refused { current, .. } => Ok(Step::Overtaken(current)),
+    }
+}
+
+/// Whether nothing keeps a deleted object any more: its last finalizer was just removed and its time is over.
+pub fn is_gone(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    !metadata["deletionTimestamp"].is_null()
+        && metadata["finalizers"].as_array().is_none_or(Vec::is_empty)
+        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+}
+
+fn check_uid(resource: &Resource, key: &Key, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let (asked, found) = (metadata::text(new, "uid"), metadata::text(old, "uid"));
+    if asked.is_empty() || asked == found {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {found}");
+    Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, &why))
+}
+
+/// Whether a change changes nothing. The resource version is the server's and does not count.
+fn same(new: &Value, old: &Value) -> bool {
+    let strip = |value: &Value| {
+        let mut value = value.clone();
+        metadata::fields(&mut value).shift_remove("resourceVersion");
+        value
+    };
+    strip(new) == strip(old)
+}
+
+/// Decodes an object's body and says what is wrong with its fields.
+pub fn decode_object(call: &Call, options: &WriteOptions, body: &Bytes) -> Result<(Value, Vec<String>), ApiError> {
+    match BodyKind::of_object(&call.headers)? {
+        BodyKind::Yaml => fields::read_tree(call, options.strictness, &body::yaml(body)?),
+        _ => fields::read(call, options.strictness, body),
+    }
+}
+
+/// Checks kind, namespace and name of a body against the path, and fills in what it leaves out.
+pub fn place(call: &Call, object: &mut Value) -> Result<Key, ApiError> {
+    let resource = call.served.resource;
+    if !object.is_object() {
+        return Err(ApiError::new(Reason::BadRequest, "the body of the request is not an object"));
+    }
+    // A scale or binding has another kind than its parent; those are read elsewhere.
+    for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_string())] {
+        let given = object[field].as_str().unwrap_or_default();
+        if given.is_empty() {
+            object[field] = expected.into();
+        } else if given != expected {
+            let what = if field == "kind" { "kind" } else { "API version" };
+            let message = format!("the {what} in the data ({given}) does not match the expected {what} ({expected})");
+            return Err(ApiError::new(Reason::BadRequest, message));
+        }
+    }
+    let key = call.key();
+    let fields = metadata::fields(object);
+    if resource.namespaced() {
+        let given = fields.get("namespace").and_then(Value::as_str).unwrap_or_default();
+        if !given.is_empty() && *given != *key.namespace {
+            let message = "the namespace of the provided object does not match the namespace sent on the request";
+            return Err(ApiError::new(Reason::BadRequest, message));
+        }
+        fields.insert("namespace".to_owned(), (*key.namespace).into());
+    }
+    if key.name.is_empty() {
+        return Ok(key);
+    }
+    let given = fields.get("name").and_then(Value::as_str).unwrap_or_default();
+    if !given.is_empty() && *given != *key.name {
+        let message = format!("the name of the object ({given}) does not match the name on the URL ({})", key.name);
+        return Err(ApiError::new(Reason::BadRequest, message));
+    }
+    fields.insert("name".to_owned(), (*key.name).into());
+    Ok(key)
+}
+
+/// A write as admission sees it.
+pub fn attempt<'a>(
+    call: &'a Call,
+    context: &'a Context<'a>,
+    operation: Operation,
+    key: &'a Key,
+    old: Option<&'a Value>,
+) -> Attempt<'a> {
+    Attempt { context, operation, resource: call.served.resource, subresource: &call.target.subresource, key, old }
+}
+
+/// The mutating half of admission.
+pub async fn mutate(call: &Call, attempt: &Attempt<'_>, object: &mut Value) -> Result<(), ApiError> {
+    for plugin in &call.server.plugins {
+        plugin.mutate(attempt, object).await?;
+    }
+    Ok(())
+}
+
+/// The validating half of admission.
+pub async fn validate(call: &Call, attempt: &Attempt<'_>, object: &Value) -> Result<(), ApiError> {
+    for plugin in &call.server.plugins {
+        plugin.validate(attempt, object).await?;
+    }
+    Ok(())
+}
+
+/// Commits one write. What was reserved for it is held until the caches show the write.
+pub async fn commit(
+    call: &Call,
+    precondition: Precondition,
+    write: Write,
+    reservation: Option<Reservation>,
+) -> Result<TxnOutcome, ApiError> {
+    let txn = Txn { preconditions: vec![precondition], writes: vec![write] };
+    let outcome = call.server.config.store.txn(txn).await.map_err(|error| store_failed(&error))?;
+    if let (Some(reservation), TxnOutcome::Committed(revision)) = (reservation, &outcome) {
+        call.server.caches.reached(revision.0).await;
+        drop(reservation);
+    }
+    Ok(outcome)
+}
+
+/// The bytes to store.
+pub fn encode_stored(resource: &'static Resource, object: Value) -> Bytes {
+    let mut object = conversion::to_stored(resource, stored_form(resource), object);
+    metadata::fields(&mut object).shift_remove("resourceVersion");
+    api::object::encode(&object).into()
+}
+
+/// An object in the version that was asked for, from the bytes that were stored.
+pub fn from_stored_bytes(resource: &'static Resource, stored: &[u8], revision: Revision) -> Result<Object, ApiError> {
+    let form = stored_form(resource);
+    conversion::object_from_stored(resource, form, from_stored_bytes_as(form, stored, revision)?)
+}
+
+fn from_stored_bytes_as(form: &'static Resource, stored: &[u8], revision: Revision) -> Result<Object, ApiError> {
+    let mut json = Vec::with_capacity(stored.len() + 40);
+    api::object::with_revision(stored, revision.0, &mut json);
+    Object::parse(form, json.into()).map_err(|error| unreadable(&error))
+}
+
+fn parse(resource: &'static Resource, object: &Value) -> Result<Object, ApiError> {
+    Object::parse(resource, api::object::encode(object).into()).map_err(|error| unreadable(&error))
+}
+
+fn parse_at(resource: &'static Resource, mut object: Value, revision: u64) -> Result<Object, ApiError> {
+    metadata::fields(&mut object).insert("resourceVersion".to_owned(), revision.to_string().into());
+    parse(resource, &object)
+}
+
+fn unreadable(error: &EncodeError) -> ApiError {
+    ApiError::new(Reason::InternalError, format!("Internal error occurred: {}", base::chain(error)))
+}

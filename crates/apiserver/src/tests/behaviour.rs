@@ -1,0 +1,462 @@
+//! Reads and writes: what upstream answers, by table where that is shorter.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::{CONFIG_MAPS, Cluster, PODS, config_map, read};
+use crate::authentication::UserInfo;
+
+#[tokio::test]
+async fn a_cluster_begins_with_what_every_cluster_has() {
+    let cluster = Cluster::start().await;
+    for path in [
+        "/api/v1/namespaces/kube-node-lease",
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin",
+        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/system:basic-user",
+    ] {
+        assert_eq!(cluster.call(Method::GET, path, &Value::Null).await.0, StatusCode::OK, "{path}");
+    }
+    let slice = cluster.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
+    assert_eq!(slice["endpoints"][0]["addresses"][0], "192.0.2.1");
+    assert_eq!(cluster.get("/api/v1/namespaces/default/services/kubernetes").await["spec"]["clusterIP"], "10.43.0.1");
+}
+
+#[tokio::test]
+async fn objects_are_created_read_changed_and_deleted() {
+    let cluster = Cluster::start().await;
+    let created = cluster.post(CONFIG_MAPS, config_map("a", json!({"k": "1"}))).await;
+    let metadata = &created["metadata"];
+    assert_eq!(metadata["creationTimestamp"], "2030-01-01T00:00:00Z");
+    assert_eq!((metadata["namespace"].as_str(), metadata["uid"].as_str().map(str::len)), (Some("default"), Some(36)));
+    let path = format!("{CONFIG_MAPS}/a");
+    assert_eq!(cluster.get(&path).await, created);
+
+    let mut changed = created.clone();
+    changed["data"]["k"] = "2".into();
+    let (status, second) = cluster.call(Method::PUT, &path, &changed).await;
+    assert_eq!((status, &second["data"]["k"]), (StatusCode::OK, &json!("2")));
+    assert_ne!(second["metadata"]["resourceVersion"], metadata["resourceVersion"]);
+    // The same change again is made from an old version.
+    let (status, conflict) = cluster.call(Method::PUT, &path, &changed).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(
+        conflict["message"],
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to \
+         the latest version and try again"
+    );
+    // A change that changes nothing writes nothing.
+    assert_eq!(cluster.call(Method::PUT, &path, &second).await.1, second);
+
+    let (status, deleted) = cluster.call(Method::DELETE, &path, &Value::Null).await;
+    assert_eq!(
+        (status, &deleted["status"], &deleted["details"]["uid"]),
+        (StatusCode::OK, &json!("Success"), &metadata["uid"])
+    );
+    let (status, missing) = cluster.call(Method::GET, &path, &Value::Null).await;
+    assert_eq!((status, &missing["message"]), (StatusCode::NOT_FOUND, &json!("configmaps \"a\" not found")));
+    assert_eq!(missing["details"], json!({"name": "a", "kind": "configmaps"}));
+}
+
+#[tokio::test]
+async fn refusals_are_upstreams() {
+    let cluster = Cluster::start().await;
+    cluster.post(CONFIG_MAPS, config_map("taken", json!({}))).await;
+    let big = "x".repeat(4 << 20);
+    let table = [
+        (
+            Method::POST,
+            CONFIG_MAPS.to_owned(),
+            config_map("taken", json!({})),
+            409,
+            "configmaps \"taken\" already exists",
+        ),
+        (
+            Method::POST,
+            CONFIG_MAPS.to_owned(),
+            json!({"metadata": {}}),
+            422,
+            "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required",
+        ),
+        (
+            Method::POST,
+            CONFIG_MAPS.to_owned(),
+            json!({"kind": "Secret", "metadata": {"name": "a"}}),
+            400,
+            "the kind in the data (Secret) does not match the expected kind (ConfigMap)",
+        ),
+        (
+            Method::POST,
+            CONFIG_MAPS.to_owned(),
+            json!({"metadata": {"name": "a", "namespace": "other"}}),
+            400,
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            Method::POST,
+            CONFIG_MAPS.to_owned(),
+            config_map("a", json!({"k": big})),
+            413,
+            "Request entity too large: limit is 3145728",
+        ),
+        (
+            Method::PUT,
+            format!("{CONFIG_MAPS}/none"),
+            config_map("none", json!({})),
+            404,
+            "configmaps \"none\" not found",
+        ),
+        (
+            Method::PUT,
+            format!("{CONFIG_MAPS}/taken"),
+            config_map("other", json!({})),
+            400,
+            "the name of the object (other) does not match the name on the URL (taken)",
+        ),
+        (
+            Method::GET,
+            "/api/v1/nonsense".to_owned(),
+            Value::Null,
+            404,
+            "the server could not find the requested resource",
+        ),
+        (
+            Method::POST,
+            format!("{CONFIG_MAPS}/taken"),
+            config_map("taken", json!({})),
+            405,
+            "the server does not allow this method on the requested resource",
+        ),
+        (
+            Method::GET,
+            format!("{CONFIG_MAPS}?fieldSelector=data%3D1"),
+            Value::Null,
+            400,
+            "\"data\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
+        (
+            Method::GET,
+            format!("{CONFIG_MAPS}?resourceVersion=1&resourceVersionMatch=Exact"),
+            Value::Null,
+            410,
+            "The resourceVersion for the provided list is too old.",
+        ),
+    ];
+    for (method, uri, body, code, message) in table {
+        let (status, answer) = cluster.call(method, &uri, &body).await;
+        assert_eq!((status.as_u16(), answer["message"].as_str()), (code, Some(message)), "{uri}");
+        assert_eq!((&answer["kind"], answer["code"].as_u64()), (&json!("Status"), Some(u64::from(code))));
+    }
+}
+
+#[tokio::test]
+async fn names_are_generated() {
+    let cluster = Cluster::start().await;
+    let first = cluster.post(CONFIG_MAPS, json!({"metadata": {"generateName": "job-"}})).await;
+    let second = cluster.post(CONFIG_MAPS, json!({"metadata": {"generateName": "job-"}})).await;
+    let name = first["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("job-") && name.len() == 9, "{name}");
+    assert_ne!(first["metadata"]["name"], second["metadata"]["name"]);
+}
+
+#[tokio::test]
+async fn patches_of_all_kinds_apply() {
+    let cluster = Cluster::start().await;
+    let pod = json!({"metadata": {"name": "p", "labels": {"a": "1"}}, "spec": {"containers": [
+        {"name": "x", "image": "one"}, {"name": "y", "image": "two"}]}});
+    cluster.post(PODS, pod).await;
+    let path = format!("{PODS}/p");
+    let table = [
+        (
+            "application/merge-patch+json",
+            json!({"metadata": {"labels": {"a": null, "b": "2"}}}),
+            "/metadata/labels",
+            json!({"b": "2"}),
+        ),
+        (
+            "application/json-patch+json",
+            json!([{"op": "replace", "path": "/metadata/labels/b", "value": "3"}]),
+            "/metadata/labels",
+            json!({"b": "3"}),
+        ),
+        (
+            "application/strategic-merge-patch+json",
+            json!({"spec": {"containers": [{"name": "y", "image": "new"}]}}),
+            "/spec/containers/0/image",
+            json!("one"),
+        ),
+    ];
+    for (kind, patch, pointer, expected) in table {
+        let (status, changed) = cluster.call_as(Method::PATCH, &path, kind, &patch).await;
+        assert_eq!((status, changed.pointer(pointer)), (StatusCode::OK, Some(&expected)), "{kind}: {changed}");
+    }
+    assert_eq!(cluster.get(&path).await["spec"]["containers"][1]["image"], "new");
+    let (status, _) = cluster.call_as(Method::PATCH, &path, "application/apply-patch+yaml", &json!({})).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    // A patch that names a version is for that one only.
+    let patch = json!({"metadata": {"resourceVersion": "1", "labels": {"c": "1"}}});
+    assert_eq!(cluster.call(Method::PATCH, &path, &patch).await.0, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn concurrent_patches_all_apply() {
+    let cluster = Cluster::start().await;
+    cluster.post(CONFIG_MAPS, config_map("a", json!({}))).await;
+    let path = format!("{CONFIG_MAPS}/a");
+    let patches = (0..40).map(|at| {
+        let (cluster, path) = (&cluster, &path);
+        async move { cluster.call(Method::PATCH, path, &json!({"data": {format!("k{at}"): "v"}})).await.0 }
+    });
+    let statuses = futures::future::join_all(patches).await;
+    assert!(statuses.iter().all(|status| *status == StatusCode::OK), "{statuses:?}");
+    assert_eq!(cluster.get(&path).await["data"].as_object().unwrap().len(), 40);
+}
+
+#[tokio::test]
+async fn pages_show_one_moment() {
+    let cluster = Cluster::start().await;
+    let collection = "/api/v1/namespaces/kube-public/configmaps";
+    for at in 0..5 {
+        cluster.post(collection, config_map(&format!("c{at}"), json!({}))).await;
+    }
+    let names = |list: &Value| -> Vec<String> {
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let first = cluster.get(&format!("{collection}?limit=2")).await;
+    assert_eq!(
+        (names(&first), &first["metadata"]["remainingItemCount"]),
+        (vec!["c0".to_owned(), "c1".to_owned()], &json!(3))
+    );
+    // What happens between the pages is not in them.
+    cluster.call(Method::DELETE, &format!("{collection}/c2"), &Value::Null).await;
+    cluster.post(collection, config_map("c2x", json!({}))).await;
+    cluster.call(Method::PATCH, &format!("{collection}/c3"), &json!({"data": {"changed": "yes"}})).await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = cluster.get(&format!("{collection}?limit=2&continue={token}")).await;
+    assert_eq!(names(&second), ["c2", "c3"]);
+    assert_eq!(
+        (&second["items"][1]["data"], &second["metadata"]["resourceVersion"]),
+        (&Value::Null, &first["metadata"]["resourceVersion"])
+    );
+    let token = second["metadata"]["continue"].as_str().unwrap();
+    let third = cluster.get(&format!("{collection}?limit=2&continue={token}")).await;
+    assert_eq!((names(&third), third["metadata"].get("continue")), (vec!["c4".to_owned()], None));
+    let now = cluster.get(collection).await;
+    assert_eq!(names(&now), ["c0", "c1", "c2x", "c3", "c4"]);
+}
+
+#[tokio::test]
+async fn selectors_choose() {
+    let cluster = Cluster::start().await;
+    let collection = "/api/v1/namespaces/kube-public/pods";
+    for (name, tier, node) in [("a", "web", "n1"), ("b", "web", "n2"), ("c", "db", "n1")] {
+        let spec = json!({"nodeName": node, "containers": [{"name": "x", "image": "i"}]});
+        cluster.post(collection, json!({"metadata": {"name": name, "labels": {"tier": tier}}, "spec": spec})).await;
+    }
+    let table = [
+        ("labelSelector=tier%3Dweb", "a b"),
+        ("labelSelector=tier+notin+(web)", "c"),
+        ("fieldSelector=spec.nodeName%3Dn1", "a c"),
+        ("fieldSelector=spec.nodeName!%3Dn1", "b"),
+        ("fieldSelector=metadata.name%3Db", "b"),
+        ("fieldSelector=spec.nodeName%3Dn1&labelSelector=tier%3Ddb", "c"),
+    ];
+    for (query, expected) in table {
+        let list = cluster.get(&format!("{collection}?{query}")).await;
+        let names: Vec<_> =
+            list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names.join(" "), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn finalizers_and_grace_hold_back_deletion() {
+    let cluster = Cluster::start().await;
+    let mut map = config_map("held", json!({}));
+    map["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    cluster.post(CONFIG_MAPS, map).await;
+    let path = format!("{CONFIG_MAPS}/held");
+    let (status, marked) = cluster.call(Method::DELETE, &path, &Value::Null).await;
+    assert_eq!((status, &marked["metadata"]["deletionTimestamp"]), (StatusCode::OK, &json!("2030-01-01T00:00:00Z")));
+    let (status, refused) = cluster
+        .call(Method::PATCH, &path, &json!({"metadata": {"finalizers": ["example.com/hold", "x.io/new"]}}))
+        .await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
+    cluster.call(Method::PATCH, &path, &json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(cluster.call(Method::GET, &path, &Value::Null).await.0, StatusCode::NOT_FOUND);
+
+    // Dependents are to go first.
+    cluster.post(CONFIG_MAPS, config_map("owner", json!({}))).await;
+    let path = format!("{CONFIG_MAPS}/owner?propagationPolicy=Foreground");
+    let (_, marked) = cluster.call(Method::DELETE, &path, &Value::Null).await;
+    assert_eq!(marked["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    // A deletion may be for one object of that name only.
+    let options = json!({"preconditions": {"uid": "another"}});
+    assert_eq!(cluster.call(Method::DELETE, &format!("{CONFIG_MAPS}/owner"), &options).await.0, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn pods_are_bound_once_and_given_time_to_end() {
+    let cluster = Cluster::start().await;
+    cluster.post(PODS, json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "x", "image": "i"}]}})).await;
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    let path = format!("{PODS}/p");
+    assert_eq!(cluster.call(Method::POST, &format!("{path}/binding"), &binding).await.0, StatusCode::CREATED);
+    let pod = cluster.get(&path).await;
+    assert_eq!(
+        (&pod["spec"]["nodeName"], &pod["status"]["conditions"][0]["type"]),
+        (&json!("n1"), &json!("PodScheduled"))
+    );
+    let (status, conflict) = cluster.call(Method::POST, &format!("{path}/binding"), &binding).await;
+    assert_eq!(
+        (status, &conflict["message"]),
+        (
+            StatusCode::CONFLICT,
+            &json!("Operation cannot be fulfilled on pods \"p\": pod p is already assigned to node \"n1\"")
+        )
+    );
+
+    // Nothing runs of a pod without a node.
+    cluster.post(PODS, json!({"metadata": {"name": "q"}, "spec": {"containers": [{"name": "x", "image": "i"}]}})).await;
+    cluster.call(Method::DELETE, &format!("{PODS}/q"), &Value::Null).await;
+    assert_eq!(cluster.call(Method::GET, &format!("{PODS}/q"), &Value::Null).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn status_and_scale_are_apart_from_the_spec() {
+    let cluster = Cluster::start().await;
+    let collection = "/apis/apps/v1/namespaces/default/deployments";
+    let labels = json!({"app": "web"});
+    let deployment = json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.post(collection, deployment).await;
+    let path = format!("{collection}/web");
+    let status = json!({"status": {"replicas": 2, "observedGeneration": 1}, "spec": {"replicas": 9}});
+    cluster.call(Method::PATCH, &format!("{path}/status"), &status).await;
+    let seen = cluster.get(&path).await;
+    assert_eq!((&seen["status"]["replicas"], &seen["spec"]["replicas"]), (&json!(2), &json!(2)));
+    cluster.call(Method::PATCH, &path, &json!({"status": {"replicas": 7}})).await;
+    assert_eq!(cluster.get(&path).await["status"]["replicas"], 2);
+
+    let scale = cluster.get(&format!("{path}/scale")).await;
+    assert_eq!(
+        (&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]),
+        (&json!("Scale"), &json!(2), &json!("app=web"))
+    );
+    let (_, scaled) = cluster.call(Method::PATCH, &format!("{path}/scale"), &json!({"spec": {"replicas": 5}})).await;
+    assert_eq!(scaled["spec"]["replicas"], 5);
+    assert_eq!(cluster.get(&path).await["spec"]["replicas"], 5);
+}
+
+#[tokio::test]
+async fn dry_runs_store_nothing_and_unknown_fields_are_told() {
+    let cluster = Cluster::start().await;
+    let dry = format!("{CONFIG_MAPS}?dryRun=All");
+    cluster.post(&dry, config_map("a", json!({}))).await;
+    assert_eq!(cluster.call(Method::GET, &format!("{CONFIG_MAPS}/a"), &Value::Null).await.0, StatusCode::NOT_FOUND);
+    let mut odd = config_map("b", json!({}));
+    odd["colour"] = "blue".into();
+    let (status, error) = cluster.call(Method::POST, &format!("{CONFIG_MAPS}?fieldValidation=Strict"), &odd).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(error["message"].as_str().unwrap().contains("unknown field \"colour\""), "{error}");
+    let request = Request::post(CONFIG_MAPS).body(Bytes::from(odd.to_string())).unwrap();
+    let response = cluster.send(request).await;
+    assert_eq!(response.headers()["warning"], "299 - \"unknown field \\\"colour\\\"\"");
+    let stored: Value = serde_json::from_slice(&read(response.into_body()).await).unwrap();
+    assert_eq!(stored.get("colour"), None);
+}
+
+#[tokio::test]
+async fn collections_are_deleted_by_selector() {
+    let cluster = Cluster::start().await;
+    for (name, keep) in [("a", "no"), ("b", "no"), ("c", "yes")] {
+        let mut map = config_map(name, json!({}));
+        map["metadata"]["labels"] = json!({"keep": keep});
+        cluster.post("/api/v1/namespaces/kube-public/configmaps", map).await;
+    }
+    let uri = "/api/v1/namespaces/kube-public/configmaps";
+    let (status, deleted) = cluster.call(Method::DELETE, &format!("{uri}?labelSelector=keep%3Dno"), &Value::Null).await;
+    assert_eq!((status, deleted["items"].as_array().unwrap().len()), (StatusCode::OK, 2));
+    assert_eq!(cluster.get(uri).await["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn answers_come_in_the_form_that_is_asked_for() {
+    let cluster = Cluster::start().await;
+    let ask = async |uri: &str, accept: &str| {
+        let response = cluster.send(Request::get(uri).header("accept", accept).body(Bytes::new()).unwrap()).await;
+        String::from_utf8(read(response.into_body()).await.to_vec()).unwrap()
+    };
+    let table: Value =
+        serde_json::from_str(&ask("/api/v1/namespaces", "application/json;as=Table;v=v1;g=meta.k8s.io").await).unwrap();
+    assert_eq!((&table["kind"], &table["columnDefinitions"][1]["name"]), (&json!("Table"), &json!("Status")));
+    assert_eq!(table["rows"][0]["cells"][0], "default");
+    let partial: Value = serde_json::from_str(
+        &ask("/api/v1/namespaces/default", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await,
+    )
+    .unwrap();
+    assert_eq!((&partial["kind"], partial.get("spec")), (&json!("PartialObjectMetadata"), None));
+    assert!(ask("/api/v1/namespaces/default", "application/yaml").await.contains("kind: Namespace\n"));
+}
+
+#[tokio::test]
+async fn discovery_names_what_is_served() {
+    let cluster = Cluster::start().await;
+    let groups = cluster.get("/apis").await;
+    let names: Vec<_> =
+        groups["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"apps") && names.contains(&"rbac.authorization.k8s.io"), "{names:?}");
+    let core = cluster.get("/api/v1").await;
+    let pods = core["resources"].as_array().unwrap().iter().find(|row| row["name"] == "pods").unwrap();
+    assert_eq!((&pods["kind"], &pods["shortNames"]), (&json!("Pod"), &json!(["po"])));
+    assert_eq!(cluster.get("/version").await["minor"], "36");
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let request = |etag: &str| {
+        let builder = Request::get("/apis").header("accept", accept).header("if-none-match", etag);
+        builder.body(Bytes::new()).unwrap()
+    };
+    let response = cluster.send(request("none")).await;
+    let etag = response.headers()["etag"].to_str().unwrap().to_owned();
+    let aggregated: Value = serde_json::from_slice(&read(response.into_body()).await).unwrap();
+    assert_eq!(aggregated["kind"], "APIGroupDiscoveryList");
+    assert_eq!(cluster.send(request(&etag)).await.status(), StatusCode::NOT_MODIFIED);
+    let v3 = cluster.get("/openapi/v3").await;
+    assert!(v3["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().contains("hash="));
+    assert_eq!(cluster.get("/openapi/v2").await["swagger"], "2.0");
+}
+
+#[tokio::test]
+async fn nobody_does_what_they_may_not() {
+    let cluster = Cluster::start().await;
+    let other = cluster.server.transport(UserInfo::new("mallory", &[]));
+    let response =
+        other.send(Request::get("/api/v1/namespaces/default/secrets").body(Bytes::new()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    let status: Value = serde_json::from_slice(&read(response.into_body()).await).unwrap();
+    assert_eq!(
+        status["message"],
+        "secrets is forbidden: User \"mallory\" cannot list resource \"secrets\" in API group \"\" in the namespace \"default\""
+    );
+    // An administrator who acts as somebody may do only what that one may.
+    let request = Request::get("/api/v1/nodes").header("impersonate-user", "mallory").body(Bytes::new()).unwrap();
+    assert_eq!(cluster.send(request).await.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn both_groups_show_the_same_events() {
+    let cluster = Cluster::start().await;
+    let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"}, "note": "hello",
+        "reason": "Why", "type": "Normal", "reportingController": "c", "reportingInstance": "i", "action": "a", "eventTime": "2030-01-01T00:00:00.000000Z"});
+    cluster.post("/apis/events.k8s.io/v1/namespaces/default/events", event).await;
+    let old = cluster.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp").await;
+    assert_eq!((&old["items"][0]["message"], &old["items"][0]["apiVersion"]), (&json!("hello"), &json!("v1")));
+    let new = cluster.get("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp").await;
+    assert_eq!((&new["items"][0]["note"], &new["kind"]), (&json!("hello"), &json!("EventList")));
+}
