@@ -110,6 +110,14 @@ impl Selector {
         Ok(Self { requirements, nothing: false })
     }
 
+    /// The selector that asks for one requirement more.
+    #[must_use]
+    pub fn and(mut self, requirement: Requirement) -> Self {
+        let at = self.requirements.partition_point(|other| other.key <= requirement.key);
+        self.requirements.insert(at, requirement);
+        self
+    }
+
     /// Whether labels match; `label` gives a label's value.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(label(&requirement.key)))

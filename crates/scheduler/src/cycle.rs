@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use crate::image::{Image, Node, NodeIndex, Nominated, What};
 use crate::intern::Symbol;
-use crate::plugins::{Normalize, PLUGINS, Plugin, PluginSet, image_locality, node_affinity, taint_toleration};
+use crate::plugins::{
+    Normalize, PLUGINS, Plugin, PluginSet, image_locality, inter_pod_affinity, node_affinity, pod_topology_spread,
+    taint_toleration,
+};
 use crate::pod::{Needs, PodInfo};
 
 /// With fewer nodes that fit than this, all nodes are looked at.
@@ -30,6 +33,10 @@ pub struct Cycle<'a> {
     pub extended: Vec<Option<Symbol>>,
     /// For `ImageLocality`.
     pub images: Vec<Symbol>,
+    /// For `InterPodAffinity`.
+    pub pod_affinity: Option<inter_pod_affinity::Compiled>,
+    /// For `PodTopologySpread`.
+    pub spread: Vec<pod_topology_spread::Compiled>,
     /// Which plugins have something to say.
     relevant: PluginSet,
 }
@@ -38,12 +45,16 @@ impl<'a> Cycle<'a> {
     /// Prepares a cycle.
     pub fn new(image: &'a Image, pod: &'a PodInfo) -> Self {
         let (needs, interner) = (&*pod.needs, image.interner());
+        let tolerations = taint_toleration::compile(&needs.tolerations, interner);
+        let affinity = node_affinity::Compiled::new(&needs.node, interner);
         let mut cycle = Self {
             image,
             pod,
             needs,
-            tolerations: taint_toleration::compile(&needs.tolerations, interner),
-            affinity: node_affinity::Compiled::new(&needs.node, interner),
+            pod_affinity: inter_pod_affinity::compile(image, pod),
+            spread: pod_topology_spread::compile(image, pod, &affinity, &tolerations),
+            tolerations,
+            affinity,
             extended: needs.requests.extended.iter().map(|(name, _)| interner.find(name)).collect(),
             images: image_locality::compile(&needs.images, image),
             relevant: PluginSet::default(),
@@ -255,6 +266,12 @@ fn worth_scoring(cycle: &Cycle<'_>, plugin: &Plugin) -> bool {
 
 fn normalize(how: Normalize, scores: &mut [i64]) {
     let largest = scores.iter().copied().max().unwrap_or(0);
+    if how == Normalize::ByRange {
+        let smallest = scores.iter().copied().min().unwrap_or(0);
+        let range = (largest - smallest).max(1);
+        scores.iter_mut().for_each(|score| *score = (*score - smallest) * 100 / range);
+        return;
+    }
     if how == Normalize::No || (largest == 0 && how == Normalize::ByLargest) {
         return;
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use api::resources::{NODES, PODS};
+use api::resources::{NAMESPACES, NODES, PODS};
 use api::{Key, Object};
 use base::{Random, SharedClock, Stop, Tasks, chain};
 use control::{Change, Changes, Client, ClientError, EventType, Informers, ObjectReference, Recorder};
@@ -26,6 +26,8 @@ use crate::writes;
 const NAME: &str = "default-scheduler";
 /// Why the condition `PodScheduled` is false.
 const UNSCHEDULABLE: &str = "Unschedulable";
+/// What changes on a node when a pod goes, or needs something else.
+const FREED: What = What::RESOURCES.and(What::PORTS).and(What::PODS);
 /// How many writes are under way at once. Without a limit a burst of pods would queue up in the API server, where it hurts
 /// everybody.
 const WRITES_MAX: usize = 256;
@@ -54,7 +56,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
     let scheduler = Scheduler {
         pods: config.informers.all(PODS).changes(),
         nodes: config.informers.all(NODES).changes(),
-        synced: (false, false),
+        namespaces: config.informers.all(NAMESPACES).changes(),
+        unsynced: 3,
         image: Image::default(),
         queue: Queue::default(),
         turn: Turn::new(config.random.below(usize::MAX) as u64),
@@ -82,8 +85,9 @@ struct Scheduler {
     tasks: Tasks,
     pods: Changes,
     nodes: Changes,
-    /// Whether all pods and all nodes that were present at the start are in the image.
-    synced: (bool, bool),
+    namespaces: Changes,
+    /// How many of the three have not yet brought everything that was present at the start.
+    unsynced: usize,
     image: Image,
     queue: Queue,
     turn: Turn,
@@ -102,7 +106,7 @@ impl Scheduler {
             self.give_hints();
             self.queue.advance(Instant::now());
             // Before everything is known a node looks emptier than it is.
-            if self.synced == (true, true) {
+            if self.unsynced == 0 {
                 self.place_some();
             }
             if self.can_place() {
@@ -114,11 +118,14 @@ impl Scheduler {
     }
 
     fn can_place(&self) -> bool {
-        self.synced == (true, true) && self.queue.has_active() && self.writes < WRITES_MAX
+        self.unsynced == 0 && self.queue.has_active() && self.writes < WRITES_MAX
     }
 
     /// Takes in what has happened already.
     fn take_in(&mut self) {
+        while let Some((change, _)) = self.namespaces.try_next() {
+            self.on_namespace(change);
+        }
         for _ in 0..CHANGES_IN_A_ROW {
             let (node, pod) = (self.nodes.try_next(), self.pods.try_next());
             if node.is_none() && pod.is_none() {
@@ -139,6 +146,7 @@ impl Scheduler {
         tokio::select! {
             change = self.nodes.next() => self.on_node(change),
             change = self.pods.next() => self.on_pod(change),
+            change = self.namespaces.next() => self.on_namespace(change),
             Some(outcome) = self.outcomes.recv() => self.on_outcome(outcome),
             () = tokio::time::sleep_until(due.unwrap_or(far)), if due.is_some() => {}
         }
@@ -154,7 +162,22 @@ impl Scheduler {
                 Err(error) => skip("node", &object, &error),
             },
             Change::Deleted(object) => self.image.remove_node(&object.key().name),
-            Change::Synced => self.synced.1 = true,
+            Change::Synced => self.unsynced -= 1,
+        }
+    }
+
+    /// Terms of pods may be about namespaces with certain labels.
+    fn on_namespace(&mut self, change: Change) {
+        match change {
+            Change::Applied(object) => {
+                if self.image.apply_namespace(&object.key().name, &object.index().labels)
+                    && let Some(node) = self.image.order().first().copied()
+                {
+                    self.note(node, What::PODS);
+                }
+            }
+            Change::Deleted(object) => self.image.remove_namespace(&object.key().name),
+            Change::Synced => self.unsynced -= 1,
         }
     }
 
@@ -165,7 +188,7 @@ impl Scheduler {
                 self.forget(object.key());
                 self.uncount(object.key());
             }
-            Change::Synced => self.synced.0 = true,
+            Change::Synced => self.unsynced -= 1,
         }
     }
 
@@ -179,9 +202,10 @@ impl Scheduler {
         }
         if !node.is_empty() {
             self.forget(key);
-            // Most changes of a pod are its status: what it holds of its node changes only with its generation.
+            // Most changes of a pod are its status: what it needs changes only with its generation, or its labels.
+            let (generation, labels) = (object.index().generation, &object.index().labels);
             if self.image.confirm(key, uid, node, object.is_deleting())
-                && self.image.generation(key) == Some(object.index().generation)
+                && self.image.is_current(key, generation, labels)
             {
                 return;
             }
@@ -193,7 +217,10 @@ impl Scheduler {
             Ok(pod) if node.is_empty() => self.on_pod_without_node(pod),
             Ok(pod) => {
                 let before = self.image.add_pod(&pod, node);
-                before.into_iter().for_each(|freed| self.note(freed, What::RESOURCES.and(What::PORTS)));
+                before.into_iter().for_each(|freed| self.note(freed, FREED));
+                if let Some((_, node, _)) = self.image.pod(key) {
+                    self.note(node, FREED);
+                }
             }
             Err(error) => skip("pod", object, &error),
         }
@@ -218,13 +245,13 @@ impl Scheduler {
     fn forget(&mut self, key: &Key) {
         self.queue.remove(key);
         if let Some(node) = self.image.withdraw(key) {
-            self.note(node, What::RESOURCES.and(What::PORTS));
+            self.note(node, FREED);
         }
     }
 
     fn uncount(&mut self, key: &Key) {
         if let Some(node) = self.image.remove_pod(key) {
-            self.note(node, What::RESOURCES.and(What::PORTS));
+            self.note(node, FREED);
         }
     }
 
@@ -246,10 +273,13 @@ impl Scheduler {
         self.queue.hint(Instant::now(), |pod, plugins| {
             if plugins == Default::default() {
                 // Rejected when there was no node at all.
-                return any == What::ALL;
+                return any.contains(What::ALL);
             }
             if !plugins.hinted_by(any) {
                 return false;
+            }
+            if plugins.iter().any(|plugin| plugin.everywhere && plugin.hints.meets(any)) {
+                return true;
             }
             let cycle = Cycle::new(image, pod);
             changed.iter().any(|(node, what)| plugins.hinted_by(*what) && cycle.fits(image.node(*node)))
@@ -272,6 +302,7 @@ impl Scheduler {
 
     fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIndex) {
         self.image.assume(&pod, node);
+        self.note(node, What::PODS);
         let node = self.image.node(node).name.clone();
         let client = self.config.client.clone();
         self.write("bind", async move {
@@ -377,8 +408,8 @@ impl Scheduler {
     }
 }
 
-fn skip(kind: &str, object: &Object, error: &serde_json::Error) {
-    tracing::warn!(kind, key = %object.key(), %error, "skipped: cannot be read");
+fn skip(kind: &str, object: &Object, error: &(dyn std::error::Error + 'static)) {
+    tracing::warn!(kind, key = %object.key(), error = chain(error), "skipped: cannot be read");
 }
 
 fn about(pod: &PodInfo) -> ObjectReference {

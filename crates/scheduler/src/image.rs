@@ -5,7 +5,7 @@
 //! until it is gone or has ended; what it added is what is taken away, since the image keeps the pod as it was counted. A pod
 //! may arrive before its node: the node's slot is then held without being a place to go. Slots are used again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use api::Key;
@@ -13,6 +13,9 @@ use api::Key;
 use crate::intern::{Interner, Symbol};
 use crate::node::NodeInfo;
 use crate::pod::{HostPort, Needs, PodInfo};
+
+/// A label's key and value.
+type Label = (Box<str>, Box<str>);
 
 /// A node's place in the image. Used again once the node and its pods are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,13 +36,20 @@ impl What {
     pub const LABELS: What = What(4);
     /// Taints, or whether pods may be scheduled at all.
     pub const TAINTS: What = What(8);
+    /// Which pods there are, or their labels.
+    pub const PODS: What = What(16);
     /// The node is new.
-    pub const ALL: What = What(15);
+    pub const ALL: What = What(31);
 
     /// Both.
     #[must_use]
-    pub fn and(self, other: What) -> What {
+    pub const fn and(self, other: What) -> What {
         What(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in it.
+    pub fn contains(self, other: What) -> bool {
+        self.0 & other.0 == other.0
     }
 
     /// Whether they have something in common.
@@ -166,7 +176,12 @@ pub struct Image {
     by_name: HashMap<Arc<str>, NodeIndex>,
     /// The present nodes. Placement goes round in this order.
     order: Vec<NodeIndex>,
-    pods: HashMap<Key, Held>,
+    /// By namespace, then name: pods look for others in their own namespace.
+    pods: BTreeMap<Key, Held>,
+    /// Those that other pods may not come near.
+    keeping_away: BTreeSet<Key>,
+    /// Labels of namespaces.
+    namespaces: HashMap<Box<str>, Vec<Label>>,
     /// Where the pods are that were promised room.
     nominated: HashMap<Key, NodeIndex>,
     /// On how many nodes each image is.
@@ -212,9 +227,45 @@ impl Image {
         self.pods.get(key).map(|held| (&*held.uid, held.node, held.assumed))
     }
 
-    /// The generation at which a pod was counted.
-    pub fn generation(&self, key: &Key) -> Option<i64> {
-        self.pods.get(key).map(|held| held.generation)
+    /// Whether a pod was counted at this generation and with these labels, so that it need not be read again.
+    pub fn is_current(&self, key: &Key, generation: i64, labels: &[Label]) -> bool {
+        self.pods.get(key).is_some_and(|held| held.generation == generation && *held.needs.labels == *labels)
+    }
+
+    /// Walks over the counted pods of a namespace or of all, with their nodes, and whether they are being deleted.
+    pub fn each_pod<'a>(&'a self, namespace: Option<&str>, mut see: impl FnMut(&'a Key, &'a Node, &'a Needs, bool)) {
+        let first = Key::new(namespace.unwrap_or_default(), "");
+        for (key, held) in self.pods.range(first..) {
+            if namespace.is_some_and(|namespace| *key.namespace != *namespace) {
+                break;
+            }
+            see(key, self.node(held.node), &held.needs, held.deleting);
+        }
+    }
+
+    /// The counted pods that other pods may not come near, with their nodes.
+    pub fn keeping_away(&self) -> impl Iterator<Item = (&Key, &Node, &Needs)> {
+        self.keeping_away.iter().filter_map(|key| {
+            let held = self.pods.get(key)?;
+            Some((key, self.node(held.node), &*held.needs))
+        })
+    }
+
+    /// A label of a namespace.
+    pub fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
+        let labels = self.namespaces.get(namespace)?;
+        labels.iter().find(|(key, _)| **key == *label).map(|(_, value)| &**value)
+    }
+
+    /// Takes in a namespace's labels. Whether they changed.
+    pub fn apply_namespace(&mut self, name: &str, labels: &[Label]) -> bool {
+        let before = self.namespaces.insert(name.into(), labels.to_vec());
+        before.as_deref() != Some(labels)
+    }
+
+    /// Takes a namespace out.
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
     }
 
     /// The pods counted on a node.
@@ -309,6 +360,7 @@ impl Image {
     /// Counts a pod no longer. The node that it was on.
     pub fn remove_pod(&mut self, key: &Key) -> Option<NodeIndex> {
         let held = self.pods.remove(key)?;
+        self.keeping_away.remove(key);
         let node = &mut self.nodes[held.node.0 as usize];
         node.release(&held.needs, &self.interner);
         if let Some(at) = node.pods.iter().position(|counted| counted == key) {
@@ -331,6 +383,9 @@ impl Image {
         let node = &mut self.nodes[index.0 as usize];
         node.hold(&pod.needs, &self.interner);
         node.pods.push(pod.key.clone());
+        if !pod.needs.pods.anti.is_empty() {
+            self.keeping_away.insert(pod.key.clone());
+        }
         let (uid, generation, needs) = (pod.uid.clone(), pod.generation, pod.needs.clone());
         let held = Held { node: index, uid, generation, needs, assumed, deleting: pod.deleting };
         self.pods.insert(pod.key.clone(), held);

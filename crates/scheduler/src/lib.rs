@@ -7,7 +7,7 @@
 //! Only pods of the scheduler `default-scheduler` are placed; all are counted. A pod is counted on its node from the moment
 //! it is placed, before it is bound, so that no node is given twice.
 //!
-//! Not here: pod affinity and topology spread, volumes, profiles and extenders.
+//! Not here: volumes, dynamic resources, disruption budgets, profiles and extenders.
 //!
 //! Public behaviour: "Scheduling, Preemption and Eviction" in the Kubernetes documentation.
 

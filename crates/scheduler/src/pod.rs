@@ -4,10 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Key, Object};
+use machinery::Selector;
+use machinery::labels::{Operator, Requirement, SelectorError};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::resources::{Amounts, ResourceList};
 use crate::wire;
+
+/// A pod cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// It has another shape.
+    #[error("not a pod")]
+    Shape(#[from] serde_json::Error),
+    /// A label selector in it is none.
+    #[error("a label selector of the pod is wrong")]
+    Selector(#[from] SelectorError),
+}
 
 /// A pod, compact.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +69,12 @@ pub struct Needs {
     pub tolerations: Box<[Toleration]>,
     /// Node selector and affinity.
     pub node: NodeConstraints,
+    /// Labels, sorted by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Affinity to other pods.
+    pub pods: PodTerms,
+    /// Topology spread constraints.
+    pub spread: Vec<SpreadConstraint>,
     /// Images of all containers.
     pub images: Box<[Box<str>]>,
     /// How many containers there are.
@@ -144,9 +164,71 @@ pub struct PreferredTerm {
     pub preference: NodeSelectorTerm,
 }
 
+/// Affinity to other pods and anti-affinity.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PodTerms {
+    /// Required affinity.
+    pub required: Vec<AffinityTerm>,
+    /// Required anti-affinity.
+    pub anti: Vec<AffinityTerm>,
+    /// Preferred affinity, and anti-affinity with a negative weight.
+    pub preferred: Vec<(i64, AffinityTerm)>,
+}
+
+impl PodTerms {
+    /// Whether there is no term.
+    pub fn is_empty(&self) -> bool {
+        self.required.is_empty() && self.anti.is_empty() && self.preferred.is_empty()
+    }
+}
+
+/// `core/v1 PodAffinityTerm`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AffinityTerm {
+    /// The label of nodes whose values are the domains.
+    pub topology_key: Box<str>,
+    /// Selects the other pods.
+    pub selector: Selector,
+    /// Their namespaces.
+    pub namespaces: Namespaces,
+}
+
+/// The namespaces that a term is about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Namespaces {
+    /// The pod's own.
+    Own,
+    /// Those with these names, and those with these labels.
+    Chosen {
+        /// Names.
+        names: Vec<Box<str>>,
+        /// Labels.
+        selector: Selector,
+    },
+}
+
+/// `core/v1 TopologySpreadConstraint`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpreadConstraint {
+    /// The label of nodes whose values are the domains.
+    pub topology_key: Box<str>,
+    /// Selects the pods that are spread.
+    pub selector: Selector,
+    /// By how many pods domains may differ.
+    pub max_skew: i64,
+    /// With fewer domains the smallest counts as empty.
+    pub min_domains: i64,
+    /// `DoNotSchedule`, not `ScheduleAnyway`.
+    pub required: bool,
+    /// Whether only nodes count that the pod's node affinity admits.
+    pub honors_affinity: bool,
+    /// Whether only nodes count whose taints the pod tolerates.
+    pub honors_taints: bool,
+}
+
 impl PodInfo {
     /// Reads the parts of a pod that matter.
-    pub fn read(object: &Object) -> Result<Self, serde_json::Error> {
+    pub fn read(object: &Object) -> Result<Self, PodError> {
         let Wire { spec, status } = wire::decode(object)?;
         let containers = || spec.containers.iter().chain(&spec.init_containers);
         let (mut requests, nonzero) = (spec.total(Amounts::read), spec.total(Amounts::nonzero));
@@ -154,7 +236,11 @@ impl PodInfo {
         requests.extended.retain(|(_, amount)| *amount > 0);
         let images = containers().map(|container| container.image.clone()).collect();
         let ports = spec.lasting().flat_map(Container::host_ports).collect();
-        let affinity = spec.affinity.and_then(|affinity| affinity.node_affinity).unwrap_or_default();
+        let labels = &object.index().labels;
+        let Affinity { node_affinity, pod_affinity, pod_anti_affinity } = spec.affinity.unwrap_or_default();
+        let affinity = node_affinity.unwrap_or_default();
+        let pods = pod_terms(pod_affinity, pod_anti_affinity, labels)?;
+        let spread: Result<_, _> = spec.topology_spread_constraints.into_iter().map(|c| c.read(labels)).collect();
         let needs = Needs {
             priority: spec.priority,
             never_preempts: &*spec.preemption_policy == "Never",
@@ -170,6 +256,9 @@ impl PodInfo {
                 required: affinity.required_during_scheduling_ignored_during_execution.map(|r| r.node_selector_terms),
                 preferred: affinity.preferred_during_scheduling_ignored_during_execution,
             },
+            labels: labels.clone(),
+            pods,
+            spread: spread?,
             images,
         };
         let condition = status.conditions.into_iter().find(|condition| &*condition.kind == "PodScheduled");
@@ -210,6 +299,7 @@ struct Spec {
     tolerations: Vec<Toleration>,
     node_selector: BTreeMap<Box<str>, Box<str>>,
     affinity: Option<Affinity>,
+    topology_spread_constraints: Vec<Spread>,
 }
 
 impl Spec {
@@ -289,10 +379,117 @@ struct Port {
     protocol: Box<str>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
 struct Affinity {
     node_affinity: Option<NodeAffinity>,
+    pod_affinity: PodAffinity,
+    pod_anti_affinity: PodAffinity,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct PodAffinity {
+    required_during_scheduling_ignored_during_execution: Vec<Term>,
+    preferred_during_scheduling_ignored_during_execution: Vec<Preferred>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Preferred {
+    weight: i64,
+    pod_affinity_term: Term,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Term {
+    topology_key: Box<str>,
+    label_selector: Value,
+    namespaces: Vec<Box<str>>,
+    namespace_selector: Value,
+    match_label_keys: Vec<Box<str>>,
+    mismatch_label_keys: Vec<Box<str>>,
+}
+
+type Labels = [(Box<str>, Box<str>)];
+
+impl Term {
+    fn read(self, labels: &Labels) -> Result<AffinityTerm, SelectorError> {
+        let selector = Selector::from_label_selector(&self.label_selector)?;
+        let selector = with_own_labels(selector, &self.match_label_keys, Operator::In, labels)?;
+        let selector = with_own_labels(selector, &self.mismatch_label_keys, Operator::NotIn, labels)?;
+        let namespaces = if self.namespaces.is_empty() && self.namespace_selector.is_null() {
+            Namespaces::Own
+        } else {
+            let selector = Selector::from_label_selector(&self.namespace_selector)?;
+            Namespaces::Chosen { names: self.namespaces, selector }
+        };
+        Ok(AffinityTerm { topology_key: self.topology_key, selector, namespaces })
+    }
+}
+
+/// Adds that the values of these labels must be, or not be, those of the pod itself.
+fn with_own_labels(
+    selector: Selector,
+    keys: &[Box<str>],
+    operator: Operator,
+    labels: &Labels,
+) -> Result<Selector, SelectorError> {
+    let mut selector = selector;
+    for key in keys {
+        if let Some((_, value)) = labels.iter().find(|(label, _)| label == key) {
+            selector = selector.and(Requirement::new(key, operator, vec![value.to_string()])?);
+        }
+    }
+    Ok(selector)
+}
+
+fn pod_terms(near: PodAffinity, far: PodAffinity, labels: &Labels) -> Result<PodTerms, SelectorError> {
+    let mut terms = PodTerms::default();
+    for term in near.required_during_scheduling_ignored_during_execution {
+        terms.required.push(term.read(labels)?);
+    }
+    for term in far.required_during_scheduling_ignored_during_execution {
+        terms.anti.push(term.read(labels)?);
+    }
+    for (sign, affinity) in [
+        (1, near.preferred_during_scheduling_ignored_during_execution),
+        (-1, far.preferred_during_scheduling_ignored_during_execution),
+    ] {
+        for preferred in affinity {
+            terms.preferred.push((sign * preferred.weight, preferred.pod_affinity_term.read(labels)?));
+        }
+    }
+    Ok(terms)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Spread {
+    topology_key: Box<str>,
+    label_selector: Value,
+    match_label_keys: Vec<Box<str>>,
+    max_skew: i64,
+    min_domains: i64,
+    when_unsatisfiable: Box<str>,
+    node_affinity_policy: Box<str>,
+    node_taints_policy: Box<str>,
+}
+
+impl Spread {
+    fn read(self, labels: &Labels) -> Result<SpreadConstraint, SelectorError> {
+        let selector = Selector::from_label_selector(&self.label_selector)?;
+        Ok(SpreadConstraint {
+            selector: with_own_labels(selector, &self.match_label_keys, Operator::In, labels)?,
+            topology_key: self.topology_key,
+            max_skew: self.max_skew,
+            min_domains: self.min_domains,
+            required: &*self.when_unsatisfiable != "ScheduleAnyway",
+            honors_affinity: &*self.node_affinity_policy != "Ignore",
+            honors_taints: &*self.node_taints_policy == "Honor",
+        })
+    }
 }
 
 #[derive(Deserialize, Default)]

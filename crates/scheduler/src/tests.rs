@@ -127,6 +127,91 @@ fn affinity_and_selectors() {
     check(&nodes, &[], &json!({"containers": [], "affinity": {"nodeAffinity": preferred}}), "b");
 }
 
+fn labelled(name: &str, app: &str, spec: &Value) -> PodInfo {
+    let object =
+        json!({"metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": app}}, "spec": spec});
+    PodInfo::read(&Object::parse(api::resources::PODS, object.to_string().into_bytes().into()).unwrap()).unwrap()
+}
+
+/// Three nodes in two zones; the pods that are there by node and app, the new one's app and spec, and where it can go.
+fn check_near(placed: &[(&str, &str, &Value)], app: &str, spec: &Value, expected: &str) {
+    let zone = |zone: &str| json!({"labels": {"zone": zone}});
+    let mut image = image(&[("a1", zone("a")), ("a2", zone("a")), ("b1", zone("b")), ("none", json!({}))]);
+    for (at, (node, app, spec)) in placed.iter().enumerate() {
+        image.add_pod(&labelled(&format!("placed-{at}"), app, spec), node);
+    }
+    let new = labelled("new", app, spec);
+    let cycle = crate::cycle::Cycle::new(&image, &new);
+    let mut fits: Vec<&str> = image
+        .order()
+        .iter()
+        .map(|index| image.node(*index))
+        .filter(|node| cycle.fits(node))
+        .map(|node| &*node.name)
+        .collect();
+    fits.sort_unstable();
+    let text = match place(&image, &new, &mut Turn::new(1)) {
+        Ok(_) => fits.join(" "),
+        Err(rejections) => rejections.to_string(),
+    };
+    assert_eq!(text, expected, "{spec}");
+}
+
+#[test]
+fn affinity_to_other_pods() {
+    let plain = json!({"containers": []});
+    let terms = |kind: &str, app: &str| {
+        let term = json!({"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": app}}});
+        json!({"containers": [], "affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}})
+    };
+    let near = |app: &str| terms("podAffinity", app);
+    let far = |app: &str| terms("podAntiAffinity", app);
+    check_near(&[("a1", "db", &plain)], "web", &near("db"), "a1 a2");
+    check_near(
+        &[],
+        "web",
+        &near("db"),
+        "0/4 nodes are available: 4 node(s) didn't match pod affinity rules. ".trim_end(),
+    );
+    check_near(&[], "web", &near("web"), "a1 a2 b1");
+    check_near(&[("a1", "db", &plain)], "web", &far("db"), "b1 none");
+    check_near(&[("b1", "web", &far("db"))], "db", &plain, "a1 a2 none");
+    check_near(&[("b1", "db", &plain), ("a1", "web", &far("web"))], "web", &far("db"), "none");
+    let mut elsewhere = near("db");
+    elsewhere["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]["namespaces"] =
+        json!(["other"]);
+    check_near(
+        &[("a1", "db", &plain)],
+        "web",
+        &elsewhere,
+        "0/4 nodes are available: 4 node(s) didn't match pod affinity rules.",
+    );
+}
+
+#[test]
+fn spread_over_zones() {
+    let plain = json!({"containers": []});
+    let spread = |skew: i64, min_domains: i64| {
+        json!({"containers": [], "topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": skew,
+            "minDomains": min_domains, "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]})
+    };
+    let (one, two) = ([("a1", "web", &plain)], [("a1", "web", &plain), ("a2", "web", &plain)]);
+    check_near(&[], "web", &spread(1, 1), "a1 a2 b1");
+    check_near(&one, "web", &spread(1, 1), "b1");
+    check_near(&one, "web", &spread(2, 1), "a1 a2 b1");
+    check_near(&two, "web", &spread(2, 1), "b1");
+    check_near(&one, "other", &spread(1, 1), "a1 a2 b1");
+    check_near(&[("a1", "other", &plain)], "web", &spread(1, 1), "a1 a2 b1");
+    let both = [("a1", "web", &plain), ("b1", "web", &plain)];
+    check_near(
+        &both,
+        "web",
+        &spread(1, 3),
+        "0/4 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label), 3 \
+         node(s) didn't match pod topology spread constraints.",
+    );
+}
+
 #[test]
 fn ports_and_images() {
     let port = |ip: &str, protocol: &str| json!({"containers": [{"ports": [{"hostPort": 80, "hostIP": ip, "protocol": protocol}]}]});

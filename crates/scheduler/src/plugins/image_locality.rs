@@ -19,6 +19,7 @@ pub const PLUGIN: Plugin = Plugin {
     explain: silent,
     score: Some(Score { score, normalize: Normalize::No, weight: 1 }),
     hints: What::NOTHING,
+    everywhere: false,
 };
 
 /// The pod's images that some node has.

@@ -5,12 +5,14 @@
 //! defaults.
 
 pub mod image_locality;
+pub mod inter_pod_affinity;
 pub mod node_affinity;
 pub mod node_name;
 pub mod node_ports;
 pub mod node_resources_balanced_allocation;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod pod_topology_spread;
 pub mod taint_toleration;
 
 use crate::cycle::Cycle;
@@ -33,6 +35,8 @@ pub struct Plugin {
     pub score: Option<Score>,
     /// Which changes of a node may make a pod fit that this plugin rejected.
     pub hints: What,
+    /// Whether a change of one node may help on others, so that it does not tell anything whether the pod fits there.
+    pub everywhere: bool,
 }
 
 /// How a plugin scores.
@@ -54,6 +58,8 @@ pub enum Normalize {
     ByLargest,
     /// The largest is 0.
     ReverseByLargest,
+    /// The largest is 100, the smallest 0.
+    ByRange,
 }
 
 /// Says nothing: for plugins that only score.
@@ -67,6 +73,8 @@ pub const PLUGINS: &[Plugin] = &[
     node_affinity::PLUGIN,
     node_ports::PLUGIN,
     node_resources_fit::PLUGIN,
+    pod_topology_spread::PLUGIN,
+    inter_pod_affinity::PLUGIN,
     node_resources_balanced_allocation::PLUGIN,
     image_locality::PLUGIN,
 ];

@@ -14,6 +14,7 @@ pub const PLUGIN: Plugin = Plugin {
     explain: |_, _, say| say("node(s) didn't match Pod's node affinity/selector"),
     score: Some(Score { score, normalize: Normalize::ByLargest, weight: 2 }),
     hints: What::LABELS,
+    everywhere: false,
 };
 
 /// Constraints whose texts are interned.
@@ -71,7 +72,8 @@ impl Compiled {
         self.selector.is_empty() && self.required.is_none() && self.preferred.is_empty()
     }
 
-    fn admits(&self, image: &Image, node: &Node) -> bool {
+    /// Whether selector and required terms admit a node.
+    pub fn admits(&self, image: &Image, node: &Node) -> bool {
         let selected = |(key, value): &(Option<Symbol>, Option<Symbol>)| match (key, value) {
             (Some(key), Some(value)) => node.label(*key) == Some(*value),
             _ => false,

@@ -15,6 +15,7 @@ pub const PLUGIN: Plugin = Plugin {
     score: None,
     // A name never changes: only a new node helps, and that changes everything.
     hints: What::LABELS,
+    everywhere: false,
 };
 
 fn filter(cycle: &Cycle<'_>, node: &Node) -> bool {

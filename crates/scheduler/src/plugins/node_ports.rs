@@ -12,6 +12,7 @@ pub const PLUGIN: Plugin = Plugin {
     explain: |_, _, say| say("node(s) didn't have free ports for the requested pod ports"),
     score: None,
     hints: What::PORTS,
+    everywhere: false,
 };
 
 fn filter(cycle: &Cycle<'_>, node: &Node) -> bool {

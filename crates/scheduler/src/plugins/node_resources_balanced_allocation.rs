@@ -13,6 +13,7 @@ pub const PLUGIN: Plugin = Plugin {
     explain: silent,
     score: Some(Score { score, normalize: Normalize::No, weight: 1 }),
     hints: What::NOTHING,
+    everywhere: false,
 };
 
 /// 100 less the standard deviation of both shares: of two values that is half their difference.

@@ -12,6 +12,7 @@ pub const PLUGIN: Plugin = Plugin {
     explain,
     score: Some(Score { score, normalize: Normalize::No, weight: 1 }),
     hints: What::RESOURCES,
+    everywhere: false,
 };
 
 /// A resource that the pod does not ask for does not matter, even where the node holds too much of it already.

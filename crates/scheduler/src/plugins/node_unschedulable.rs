@@ -13,6 +13,7 @@ pub const PLUGIN: Plugin = Plugin {
     explain: |_, _, say| say("node(s) were unschedulable"),
     score: None,
     hints: What::TAINTS,
+    everywhere: false,
 };
 
 fn filter(cycle: &Cycle<'_>, node: &Node) -> bool {

@@ -10,10 +10,11 @@ use crate::pod::Toleration;
 pub const PLUGIN: Plugin = Plugin {
     name: "TaintToleration",
     relevant: |_| true,
-    filter: Some(|cycle, node| untolerated(cycle, node).is_none()),
+    filter: Some(|cycle, node| admits(&cycle.tolerations, node)),
     explain,
     score: Some(Score { score, normalize: Normalize::ReverseByLargest, weight: 3 }),
     hints: What::TAINTS,
+    everywhere: false,
 };
 
 /// A toleration whose texts are interned, as far as any node has them.
@@ -60,13 +61,18 @@ pub fn tolerates(tolerations: &[Toleration], key: &str, value: &str, effect: &st
     })
 }
 
-fn untolerated<'a>(cycle: &Cycle<'_>, node: &'a Node) -> Option<&'a NodeTaint> {
-    let hard = node.taints.iter().filter(|taint| taint.effect != Effect::PreferNoSchedule);
-    hard.into_iter().find(|taint| !cycle.tolerations.iter().any(|toleration| toleration.tolerates(taint)))
+/// Whether all taints of a node that keep pods away are tolerated.
+pub fn admits(tolerations: &[Compiled], node: &Node) -> bool {
+    untolerated(tolerations, node).is_none()
+}
+
+fn untolerated<'a>(tolerations: &[Compiled], node: &'a Node) -> Option<&'a NodeTaint> {
+    let mut hard = node.taints.iter().filter(|taint| taint.effect != Effect::PreferNoSchedule);
+    hard.find(|taint| !tolerations.iter().any(|toleration| toleration.tolerates(taint)))
 }
 
 fn explain(cycle: &Cycle<'_>, node: &Node, say: &mut dyn FnMut(&str)) {
-    if let Some(taint) = untolerated(cycle, node) {
+    if let Some(taint) = untolerated(&cycle.tolerations, node) {
         let text = |symbol| cycle.image.interner().text(symbol);
         say(&format!("node(s) had untolerated taint {{{}: {}}}", text(taint.key), text(taint.value)));
     }
