@@ -48,7 +48,9 @@ pub(crate) async fn exec(runtime: &dyn Runtime, target: &Target, action: &ExecAc
             let shown = &output[..output.len().min(ANSWER_BYTES_MAX)];
             Outcome::Failure(String::from_utf8_lossy(shown).trim_end().to_owned())
         }
-        Err(RuntimeError::DeadlineExceeded(_)) => Outcome::Failure(format!("command timed out after {}s", timeout.as_secs())),
+        Err(RuntimeError::DeadlineExceeded(_)) => {
+            Outcome::Failure(format!("command timed out after {}s", timeout.as_secs()))
+        }
         Err(error) => Outcome::Failure(chain(&error)),
     }
 }
@@ -70,8 +72,15 @@ fn host(own: Option<&String>, target: &Target) -> Option<String> {
 }
 
 /// Asks over HTTP or HTTPS: any status from 200 to 399 will do.
-pub(crate) async fn http_get(action: &HTTPGetAction, container: &Container, target: &Target, timeout: Duration) -> Outcome {
-    let Some(host) = host(action.host.as_ref(), target) else { return Outcome::Failure("the pod has no address yet".into()) };
+pub(crate) async fn http_get(
+    action: &HTTPGetAction,
+    container: &Container,
+    target: &Target,
+    timeout: Duration,
+) -> Outcome {
+    let Some(host) = host(action.host.as_ref(), target) else {
+        return Outcome::Failure("the pod has no address yet".into());
+    };
     let Some(port) = port(&action.port, container) else {
         return Outcome::Failure(format!("container {} has no port {:?}", container.name, action.port));
     };
@@ -83,7 +92,9 @@ pub(crate) async fn http_get(action: &HTTPGetAction, container: &Container, targ
     let asked = async {
         for _ in 0..REDIRECTS_MAX {
             let url = format!("{}://{host}:{port}{path}", if secure { "https" } else { "http" });
-            let answer = get(&host, port, secure, &path, action).await.map_err(|error| format!("Get \"{url}\": {}", chain(&*error)))?;
+            let answer = get(&host, port, secure, &path, action)
+                .await
+                .map_err(|error| format!("Get \"{url}\": {}", chain(&*error)))?;
             match same_host_redirect(&answer, &host, port) {
                 Some(next) => path = next,
                 None => return Ok(answer.status().as_u16()),
@@ -108,14 +119,23 @@ fn same_host_redirect(answer: &http::Response<Bytes>, host: &str, port: u16) -> 
         return None;
     }
     let location: http::Uri = answer.headers().get(http::header::LOCATION)?.to_str().ok()?.parse().ok()?;
-    let here = location.host().is_none_or(|other| other == host) && location.port_u16().is_none_or(|other| other == port);
+    let here =
+        location.host().is_none_or(|other| other == host) && location.port_u16().is_none_or(|other| other == port);
     here.then(|| location.path_and_query().map_or("/", |path| path.as_str()).to_owned())
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn get(host: &str, port: u16, secure: bool, path: &str, action: &HTTPGetAction) -> Result<http::Response<Bytes>, BoxError> {
-    let mut request = http::Request::get(path).header(http::header::USER_AGENT, "kube-probe/1.36").header(http::header::ACCEPT, "*/*");
+async fn get(
+    host: &str,
+    port: u16,
+    secure: bool,
+    path: &str,
+    action: &HTTPGetAction,
+) -> Result<http::Response<Bytes>, BoxError> {
+    let mut request = http::Request::get(path)
+        .header(http::header::USER_AGENT, "kube-probe/1.36")
+        .header(http::header::ACCEPT, "*/*");
     let mut named_host = false;
     for header in action.http_headers.iter().flatten() {
         named_host |= header.name.eq_ignore_ascii_case("host");
@@ -134,12 +154,19 @@ async fn get(host: &str, port: u16, secure: bool, path: &str, action: &HTTPGetAc
     send(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?, request).await
 }
 
-async fn send(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: http::Request<Full<Bytes>>) -> Result<http::Response<Bytes>, BoxError> {
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: http::Request<Full<Bytes>>,
+) -> Result<http::Response<Bytes>, BoxError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
         // What the probe needs is in the head; a long body is no failure.
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let body = Limited::new(body, ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
         Ok::<_, BoxError>(http::Response::from_parts(head, body))
     };
     match select(Box::pin(exchange), Box::pin(connection)).await {
@@ -149,8 +176,15 @@ async fn send(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, requ
 }
 
 /// Connects and closes.
-pub(crate) async fn tcp_connect(action: &TCPSocketAction, container: &Container, target: &Target, timeout: Duration) -> Outcome {
-    let Some(host) = host(action.host.as_ref(), target) else { return Outcome::Failure("the pod has no address yet".into()) };
+pub(crate) async fn tcp_connect(
+    action: &TCPSocketAction,
+    container: &Container,
+    target: &Target,
+    timeout: Duration,
+) -> Outcome {
+    let Some(host) = host(action.host.as_ref(), target) else {
+        return Outcome::Failure("the pod has no address yet".into());
+    };
     let Some(port) = port(&action.port, container) else {
         return Outcome::Failure(format!("container {} has no port {:?}", container.name, action.port));
     };
@@ -171,13 +205,17 @@ pub(crate) async fn grpc(action: &GRPCAction, target: &Target, timeout: Duration
         Ok(Ok(answer)) if answer.ends_with(&[0x08, 0x01]) => Outcome::Success,
         Ok(Ok(_)) => Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".into()),
         Ok(Err(error)) => Outcome::Failure(format!("error: {}", chain(&*error))),
-        Err(_) => Outcome::Failure(format!("timeout: failed to connect service \"{ip}:{port}\" within {}s", timeout.as_secs())),
+        Err(_) => Outcome::Failure(format!(
+            "timeout: failed to connect service \"{ip}:{port}\" within {}s",
+            timeout.as_secs()
+        )),
     }
 }
 
 async fn check_health(ip: IpAddr, port: u16, service: &str) -> Result<Bytes, BoxError> {
     let stream = TcpStream::connect((ip, port)).await?;
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     let length = u8::try_from(service.len()).map_err(|_| "the service's name is longer than 255 bytes")?;
     let mut message = BytesMut::new();
     if length > 0 {
@@ -195,11 +233,12 @@ async fn check_health(ip: IpAddr, port: u16, service: &str) -> Result<Bytes, Box
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.len())?);
     frame.put_slice(&message);
-    let request = http::Request::post(format!("http://{}/grpc.health.v1.Health/Check", std::net::SocketAddr::new(ip, port)))
-        .header(http::header::CONTENT_TYPE, "application/grpc")
-        .header(http::header::TE, "trailers")
-        .header(http::header::USER_AGENT, "kube-probe/1.36")
-        .body(Full::new(frame.freeze()))?;
+    let request =
+        http::Request::post(format!("http://{}/grpc.health.v1.Health/Check", std::net::SocketAddr::new(ip, port)))
+            .header(http::header::CONTENT_TYPE, "application/grpc")
+            .header(http::header::TE, "trailers")
+            .header(http::header::USER_AGENT, "kube-probe/1.36")
+            .body(Full::new(frame.freeze()))?;
     let exchange = async move {
         let answer = sender.send_request(request).await?;
         Ok::<_, BoxError>(Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes())
@@ -239,7 +278,12 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         certificate: &rustls_pki_types::CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -248,7 +292,12 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         certificate: &rustls_pki_types::CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
@@ -266,7 +315,8 @@ mod tests {
     async fn probe(answers: &[&str]) -> Outcome {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let action = HTTPGetAction { port: IntOrString::Int(port.into()), path: Some("healthz".into()), ..Default::default() };
+        let action =
+            HTTPGetAction { port: IntOrString::Int(port.into()), path: Some("healthz".into()), ..Default::default() };
         let target = Target { container_id: String::new(), pod_ip: "127.0.0.1".parse().ok() };
         let serve = async {
             for answer in answers {

@@ -9,16 +9,23 @@ use crate::resources;
 
 /// Lets the pod in and counts what it asks for, or says why it must fail.
 pub(crate) fn admit(host: &Host, uid: &str, pod: &Pod) -> Result<(), Verdict> {
-    let reject = |reason: &str, why: String| Err(Verdict { reason: reason.to_owned(), message: format!("Pod was rejected: {why}") });
+    let reject = |reason: &str, why: String| {
+        Err(Verdict { reason: reason.to_owned(), message: format!("Pod was rejected: {why}") })
+    };
     if !fits_node_labels(host, pod) {
-        return reject("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into());
+        return reject(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+        );
     }
     let (cpu, memory) = resources::pod_request(pod);
     let mut admitted = host.admitted.lock().expect("no holder of the list of admitted pods panics");
     if admitted.contains_key(uid) {
         return Ok(());
     }
-    let used = admitted.values().fold((0_i64, 0_i64), |sum, more| (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)));
+    let used = admitted
+        .values()
+        .fold((0_i64, 0_i64), |sum, more| (sum.0.saturating_add(more.0), sum.1.saturating_add(more.1)));
     let count = i64::try_from(admitted.len()).unwrap_or(i64::MAX);
     let capacity = host.capacity;
     let lists = [
@@ -28,7 +35,9 @@ pub(crate) fn admit(host: &Host, uid: &str, pod: &Pod) -> Result<(), Verdict> {
     ];
     for (resource, requested, used, capacity) in lists {
         if requested > 0 && used.saturating_add(requested) > capacity {
-            let why = format!("Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}");
+            let why = format!(
+                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+            );
             return reject(&format!("OutOf{resource}"), why);
         }
     }

@@ -27,7 +27,14 @@ const MASKED_PATHS: &[&str] = &[
 const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The configuration of a pod's sandbox.
-pub(crate) fn sandbox(pod: &Pod, identity: &Identity, attempt: u32, host_name: &str, dns: v1::DnsConfig, logs: &Path) -> v1::PodSandboxConfig {
+pub(crate) fn sandbox(
+    pod: &Pod,
+    identity: &Identity,
+    attempt: u32,
+    host_name: &str,
+    dns: v1::DnsConfig,
+    logs: &Path,
+) -> v1::PodSandboxConfig {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let context = spec.security_context.as_ref();
@@ -91,7 +98,8 @@ fn port_mappings(spec: &PodSpec) -> Vec<v1::PortMapping> {
 }
 
 fn namespaces(spec: &PodSpec) -> v1::NamespaceOption {
-    let mode = |host: Option<bool>, otherwise| if host == Some(true) { v1::NamespaceMode::Node } else { otherwise } as i32;
+    let mode =
+        |host: Option<bool>, otherwise| if host == Some(true) { v1::NamespaceMode::Node } else { otherwise } as i32;
     let shared = spec.share_process_namespace == Some(true);
     v1::NamespaceOption {
         network: mode(spec.host_network, v1::NamespaceMode::Pod),
@@ -129,12 +137,18 @@ pub(crate) struct Parts<'a> {
 }
 
 /// The configuration of a container.
-pub(crate) fn container(pod: &Pod, identity: &Identity, spec: &Container, parts: Parts<'_>) -> Result<v1::ContainerConfig, ConfigError> {
+pub(crate) fn container(
+    pod: &Pod,
+    identity: &Identity,
+    spec: &Container,
+    parts: Parts<'_>,
+) -> Result<v1::ContainerConfig, ConfigError> {
     let context = spec.security_context.as_ref();
     let pod_context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     check_user(identity, spec, context, pod_context, parts.image)?;
     let lookup = |name: &str| parts.variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| environment::expand(text, lookup)).collect();
+    let expanded =
+        |list: &Option<Vec<String>>| list.iter().flatten().map(|text| environment::expand(text, lookup)).collect();
     let mut labels = identity.labels();
     labels.insert(identity::CONTAINER_NAME.to_owned(), spec.name.clone());
     Ok(v1::ContainerConfig {
@@ -181,10 +195,15 @@ pub(crate) fn message_path(spec: &Container) -> &str {
     spec.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log")
 }
 
-fn security(pod: &Pod, context: Option<&SecurityContext>, pod_context: Option<&PodSecurityContext>) -> v1::LinuxContainerSecurityContext {
+fn security(
+    pod: &Pod,
+    context: Option<&SecurityContext>,
+    pod_context: Option<&PodSecurityContext>,
+) -> v1::LinuxContainerSecurityContext {
     let privileged = context.and_then(|context| context.privileged) == Some(true);
     let unmasked = privileged || context.and_then(|context| context.proc_mount.as_deref()) == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
     let number = |own: Option<i64>, pod: Option<i64>| own.or(pod).map(|value| v1::Int64Value { value });
     let capabilities = context.and_then(|context| context.capabilities.as_ref());
     let strict = pod_context.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict");
@@ -196,8 +215,14 @@ fn security(pod: &Pod, context: Option<&SecurityContext>, pod_context: Option<&P
         }),
         privileged,
         namespace_options: pod.spec.as_ref().map(namespaces),
-        run_as_user: number(context.and_then(|context| context.run_as_user), pod_context.and_then(|context| context.run_as_user)),
-        run_as_group: number(context.and_then(|context| context.run_as_group), pod_context.and_then(|context| context.run_as_group)),
+        run_as_user: number(
+            context.and_then(|context| context.run_as_user),
+            pod_context.and_then(|context| context.run_as_user),
+        ),
+        run_as_group: number(
+            context.and_then(|context| context.run_as_group),
+            pod_context.and_then(|context| context.run_as_group),
+        ),
         readonly_rootfs: context.and_then(|context| context.read_only_root_filesystem) == Some(true),
         supplemental_groups: supplemental_groups(pod_context),
         supplemental_groups_policy: i32::from(strict),
@@ -223,7 +248,8 @@ fn check_user(
     pod: Option<&PodSecurityContext>,
     image: &v1::Image,
 ) -> Result<(), ConfigError> {
-    let wanted = context.and_then(|context| context.run_as_non_root).or_else(|| pod.and_then(|pod| pod.run_as_non_root));
+    let wanted =
+        context.and_then(|context| context.run_as_non_root).or_else(|| pod.and_then(|pod| pod.run_as_non_root));
     if wanted != Some(true) {
         return Ok(());
     }
@@ -251,7 +277,11 @@ pub(crate) fn mount(spec: &VolumeMount, host_path: &Path) -> v1::Mount {
     };
     let readonly = spec.read_only == Some(true);
     v1::Mount {
-        container_path: if spec.mount_path.starts_with('/') { spec.mount_path.clone() } else { format!("/{}", spec.mount_path) },
+        container_path: if spec.mount_path.starts_with('/') {
+            spec.mount_path.clone()
+        } else {
+            format!("/{}", spec.mount_path)
+        },
         host_path: host_path.to_string_lossy().into_owned(),
         readonly,
         propagation: propagation as i32,
@@ -266,16 +296,29 @@ mod tests {
     use crate::testing::pod;
 
     fn build(pod_context: &str, container: &str, image: &v1::Image) -> Result<v1::ContainerConfig, ConfigError> {
-        let json = format!(r#"{{"metadata":{{"name":"p","namespace":"ns","uid":"u"}},"spec":{{"securityContext":{pod_context},"containers":[{container}]}}}}"#);
+        let json = format!(
+            r#"{{"metadata":{{"name":"p","namespace":"ns","uid":"u"}},"spec":{{"securityContext":{pod_context},"containers":[{container}]}}}}"#
+        );
         let pod = pod(&json);
         let identity = Identity { namespace: "ns".into(), name: "p".into(), uid: "u".into() };
-        let parts = Parts { attempt: 2, image, variables: vec![("A".into(), "1".into())], mounts: vec![], capacity: Capacity::default() };
+        let parts = Parts {
+            attempt: 2,
+            image,
+            variables: vec![("A".into(), "1".into())],
+            mounts: vec![],
+            capacity: Capacity::default(),
+        };
         super::container(&pod, &identity, &pod.spec.as_ref().unwrap().containers[0], parts)
     }
 
     #[test]
     fn commands_expand_and_a_restarted_kubelet_finds_what_it_needs() {
-        let config = build("{}", r#"{"name":"c","image":"i","command":["echo","$(A)"],"args":["$$(A)"]}"#, &v1::Image::default()).unwrap();
+        let config = build(
+            "{}",
+            r#"{"name":"c","image":"i","command":["echo","$(A)"],"args":["$$(A)"]}"#,
+            &v1::Image::default(),
+        )
+        .unwrap();
         assert_eq!((config.command, config.args), (vec!["echo".to_owned(), "1".to_owned()], vec!["$(A)".to_owned()]));
         assert_eq!(config.log_path, "c/2.log");
         assert_eq!(config.annotations[identity::RESTART_COUNT], "2");
@@ -292,7 +335,8 @@ mod tests {
         assert!(security.no_new_privs && !security.masked_paths.is_empty());
         assert_eq!(security.capabilities.unwrap().drop_capabilities, ["ALL"]);
         assert_eq!(security.seccomp.unwrap().profile_type, 0);
-        let privileged = build(pod, r#"{"name":"c","securityContext":{"privileged":true}}"#, &v1::Image::default()).unwrap();
+        let privileged =
+            build(pod, r#"{"name":"c","securityContext":{"privileged":true}}"#, &v1::Image::default()).unwrap();
         let security = privileged.linux.unwrap().security_context.unwrap();
         assert!(security.masked_paths.is_empty() && security.seccomp.unwrap().profile_type == 1);
     }

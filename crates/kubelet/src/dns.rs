@@ -41,7 +41,11 @@ fn cluster_first(pod: &Pod, cluster_dns: &[IpAddr], domain: &str, host: &DnsConf
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
     append_new(&mut searches, host.searches.iter());
-    DnsConfig { servers: cluster_dns.iter().map(ToString::to_string).collect(), searches, options: vec!["ndots:5".to_owned()] }
+    DnsConfig {
+        servers: cluster_dns.iter().map(ToString::to_string).collect(),
+        searches,
+        options: vec!["ndots:5".to_owned()],
+    }
 }
 
 fn append_new<'a>(list: &mut Vec<String>, more: impl Iterator<Item = &'a String>) {
@@ -99,16 +103,25 @@ pub(crate) fn host_name(pod: &Pod, node_name: &str, domain: &str) -> (String, Op
 }
 
 /// The hosts file of a pod's containers; `host` is the node's own, for pods on the node's network.
-pub(crate) fn hosts_file(spec: &PodSpec, ips: &[IpAddr], host_name: &str, full_name: Option<&str>, host: &str) -> String {
+pub(crate) fn hosts_file(
+    spec: &PodSpec,
+    ips: &[IpAddr],
+    host_name: &str,
+    full_name: Option<&str>,
+    host: &str,
+) -> String {
     let mut text = if spec.host_network == Some(true) {
         format!("# Kubernetes-managed hosts file (host network).\n{host}")
     } else {
-        let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+        let mut text =
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
             fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
-            .to_owned();
+                .to_owned();
         for ip in ips {
             match full_name {
-                Some(full) => text.push_str(&format!("{ip}\t{full}\t{}\n", host_name.split('.').next().unwrap_or(host_name))),
+                Some(full) => {
+                    text.push_str(&format!("{ip}\t{full}\t{}\n", host_name.split('.').next().unwrap_or(host_name)))
+                }
                 None => text.push_str(&format!("{ip}\t{host_name}\n")),
             }
         }
@@ -136,9 +149,14 @@ mod tests {
             ("", "10.43.0.10 | ns.svc.cluster.local svc.cluster.local cluster.local lan | ndots:5"),
             (r#""hostNetwork":true,"#, "192.0.2.53 | lan | edns0"),
             (r#""dnsPolicy":"Default","#, "192.0.2.53 | lan | edns0"),
-            (r#""dnsPolicy":"None","dnsConfig":{"nameservers":["1.1.1.1"],"options":[{"name":"ndots","value":"2"}]},"#, "1.1.1.1 |  | ndots:2"),
-            (r#""dnsConfig":{"searches":["x"],"options":[{"name":"ndots","value":"1"}]},"#,
-             "10.43.0.10 | ns.svc.cluster.local svc.cluster.local cluster.local lan x | ndots:1"),
+            (
+                r#""dnsPolicy":"None","dnsConfig":{"nameservers":["1.1.1.1"],"options":[{"name":"ndots","value":"2"}]},"#,
+                "1.1.1.1 |  | ndots:2",
+            ),
+            (
+                r#""dnsConfig":{"searches":["x"],"options":[{"name":"ndots","value":"1"}]},"#,
+                "10.43.0.10 | ns.svc.cluster.local svc.cluster.local cluster.local lan x | ndots:1",
+            ),
         ] {
             let pod = pod(&format!(r#"{{"metadata":{{"namespace":"ns"}},"spec":{{{spec}"containers":[]}}}}"#));
             let host = "search lan\nnameserver 192.0.2.53\noptions edns0\n";

@@ -34,7 +34,11 @@ pub(crate) struct Facts<'a> {
 }
 
 /// The variables of a container, later ones winning, in the order in which they were first set.
-pub(crate) fn variables(pod: &Pod, container: &Container, facts: &Facts<'_>) -> Result<Vec<(String, String)>, ConfigError> {
+pub(crate) fn variables(
+    pod: &Pod,
+    container: &Container,
+    facts: &Facts<'_>,
+) -> Result<Vec<(String, String)>, ConfigError> {
     let mut result = Ordered::default();
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
@@ -82,7 +86,10 @@ impl Ordered {
     }
 }
 
-fn all_of(source: &api::typed::core::v1::EnvFromSource, facts: &Facts<'_>) -> Result<Vec<(String, String)>, ConfigError> {
+fn all_of(
+    source: &api::typed::core::v1::EnvFromSource,
+    facts: &Facts<'_>,
+) -> Result<Vec<(String, String)>, ConfigError> {
     if let Some(reference) = &source.config_map_ref {
         return match facts.lookup.config_map(&reference.name) {
             Some(map) => Ok(map.data.unwrap_or_default().into_iter().collect()),
@@ -103,7 +110,12 @@ fn all_of(source: &api::typed::core::v1::EnvFromSource, facts: &Facts<'_>) -> Re
     Ok(Vec::new())
 }
 
-fn one_of(pod: &Pod, container: &Container, source: &EnvVarSource, facts: &Facts<'_>) -> Result<Option<String>, ConfigError> {
+fn one_of(
+    pod: &Pod,
+    container: &Container,
+    source: &EnvVarSource,
+    facts: &Facts<'_>,
+) -> Result<Option<String>, ConfigError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(selector) = &source.field_ref {
         let value = pod_field(pod, &selector.field_path, facts.pod_ips, facts.host_ips);
@@ -122,7 +134,9 @@ fn one_of(pod: &Pod, container: &Container, source: &EnvVarSource, facts: &Facts
         };
         return match map.data.and_then(|mut data| data.remove(&selector.key)) {
             Some(value) => Ok(Some(value)),
-            None => missing(optional, || format!("couldn't find key {} in ConfigMap {namespace}/{}", selector.key, selector.name)),
+            None => missing(optional, || {
+                format!("couldn't find key {} in ConfigMap {namespace}/{}", selector.key, selector.name)
+            }),
         };
     }
     if let Some(selector) = &source.secret_key_ref {
@@ -132,7 +146,9 @@ fn one_of(pod: &Pod, container: &Container, source: &EnvVarSource, facts: &Facts
         };
         return match secret.data.and_then(|mut data| data.remove(&selector.key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
-            None => missing(optional, || format!("couldn't find key {} in Secret {namespace}/{}", selector.key, selector.name)),
+            None => missing(optional, || {
+                format!("couldn't find key {} in Secret {namespace}/{}", selector.key, selector.name)
+            }),
         };
     }
     Ok(None)
@@ -205,7 +221,10 @@ pub(crate) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Str
 
 /// The service variables of a pod: those of its namespace's services where it asks for links, and always those of
 /// `default/kubernetes`.
-pub(crate) fn service_variables<'a>(pod: &Pod, services: impl Iterator<Item = &'a api::Object>) -> BTreeMap<String, String> {
+pub(crate) fn service_variables<'a>(
+    pod: &Pod,
+    services: impl Iterator<Item = &'a api::Object>,
+) -> BTreeMap<String, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
     let mut variables = BTreeMap::new();
@@ -221,7 +240,9 @@ pub(crate) fn service_variables<'a>(pod: &Pod, services: impl Iterator<Item = &'
                     variables = own;
                 }
                 Ok(service) => variables.append(&mut variables_of(&service)),
-                Err(error) => tracing::warn!(service = %key, error = base::chain(&error), "service skipped: it cannot be read"),
+                Err(error) => {
+                    tracing::warn!(service = %key, error = base::chain(&error), "service skipped: it cannot be read")
+                }
             }
         }
     }

@@ -97,7 +97,8 @@ impl Images {
         let present = runtime.image_status(image).await.map_err(|error| failed("ImageInspectError", chain(&error)))?;
         match (policy, present) {
             (Policy::IfNotPresent | Policy::Never, Some(present)) => {
-                let text = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+                let text =
+                    format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
                 progress.normal("Pulled", &text);
                 Ok(present)
             }
@@ -110,13 +111,24 @@ impl Images {
         }
     }
 
-    async fn pull(&self, runtime: &dyn Runtime, pod: &Pod, image: &str, secrets: &dyn Lookup, progress: &dyn Progress) -> Result<v1::Image, ImageError> {
+    async fn pull(
+        &self,
+        runtime: &dyn Runtime,
+        pod: &Pod,
+        image: &str,
+        secrets: &dyn Lookup,
+        progress: &dyn Progress,
+    ) -> Result<v1::Image, ImageError> {
         let name = (pod.metadata.uid.clone().unwrap_or_default(), image.to_owned());
         if let Some(known) = self.failure(&name) {
             let message = format!("Back-off pulling image \"{image}\"");
             progress.normal("BackOff", &message);
             let retry_in = known.until.saturating_duration_since(Instant::now());
-            return Err(ImageError { reason: "ImagePullBackOff", message: format!("{message}: {}", known.message), retry_in });
+            return Err(ImageError {
+                reason: "ImagePullBackOff",
+                message: format!("{message}: {}", known.message),
+                retry_in,
+            });
         }
         progress.normal("Pulling", &format!("Pulling image \"{image}\""));
         let started = Instant::now();
@@ -127,7 +139,10 @@ impl Images {
         match pulled {
             Ok(found) => {
                 let took = started.elapsed();
-                progress.normal("Pulled", &format!("Successfully pulled image \"{image}\" in {took:.3?}. Image size: {} bytes.", found.size));
+                progress.normal(
+                    "Pulled",
+                    &format!("Successfully pulled image \"{image}\" in {took:.3?}. Image size: {} bytes.", found.size),
+                );
                 self.lock().remove(&name);
                 self.changed.notify_one();
                 Ok(found)
@@ -162,7 +177,11 @@ impl Images {
 }
 
 /// Tries each credential, the anonymous one last, and reports the last failure.
-async fn pull_with_any(runtime: &dyn Runtime, image: &str, credentials: Vec<v1::AuthConfig>) -> Result<v1::Image, String> {
+async fn pull_with_any(
+    runtime: &dyn Runtime,
+    image: &str,
+    credentials: Vec<v1::AuthConfig>,
+) -> Result<v1::Image, String> {
     let mut message = String::new();
     for auth in credentials.into_iter().map(Some).chain([None]) {
         match runtime.pull_image(image, auth).await {
@@ -209,7 +228,10 @@ fn auths_for(auths: &Value, registry: &str) -> Vec<v1::AuthConfig> {
 
 fn auth(server: &str, entry: &Value) -> v1::AuthConfig {
     let text = |field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(text("auth"))
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
     let (username, password) = match decoded.as_deref().and_then(|pair| pair.split_once(':')) {
         Some((username, password)) => (username.to_owned(), password.to_owned()),
         None => (text("username"), text("password")),

@@ -69,10 +69,26 @@ struct Step {
 
 /// What a pod needs before its first container, in order; undone in reverse.
 const STEPS: &[Step] = &[
-    Step { name: "directories", run: |job, _| job.make_directories().boxed(), undo: |job| job.remove_directories().boxed() },
-    Step { name: "volumes", run: |job, setup| job.make_volumes(&mut setup.tokens).boxed(), undo: |job| job.remove_volumes().boxed() },
-    Step { name: "sandbox", run: |job, setup| job.make_sandbox(setup).boxed(), undo: |job| job.remove_sandboxes().boxed() },
-    Step { name: "hosts file", run: |job, setup| job.write_hosts(&setup.pod_ips).boxed(), undo: |_| async { Ok(()) }.boxed() },
+    Step {
+        name: "directories",
+        run: |job, _| job.make_directories().boxed(),
+        undo: |job| job.remove_directories().boxed(),
+    },
+    Step {
+        name: "volumes",
+        run: |job, setup| job.make_volumes(&mut setup.tokens).boxed(),
+        undo: |job| job.remove_volumes().boxed(),
+    },
+    Step {
+        name: "sandbox",
+        run: |job, setup| job.make_sandbox(setup).boxed(),
+        undo: |job| job.remove_sandboxes().boxed(),
+    },
+    Step {
+        name: "hosts file",
+        run: |job, setup| job.write_hosts(&setup.pod_ips).boxed(),
+        undo: |_| async { Ok(()) }.boxed(),
+    },
 ];
 
 /// Something of a pod could not be removed.
@@ -222,7 +238,8 @@ impl Job {
 
     async fn remove_sandboxes(&self) -> Result<(), TearDownError> {
         let runtime = &self.host.runtime;
-        let selector: std::collections::HashMap<_, _> = [(identity::POD_UID.to_owned(), self.identity.uid.clone())].into();
+        let selector: std::collections::HashMap<_, _> =
+            [(identity::POD_UID.to_owned(), self.identity.uid.clone())].into();
         let filter = v1::ContainerFilter { label_selector: selector.clone(), ..Default::default() };
         for container in runtime.list_containers(Some(filter)).await? {
             gone_is_fine(runtime.remove_container(&container.id).await)?;
@@ -240,11 +257,18 @@ impl Job {
         let (name, full) = dns::host_name(&self.pod, &self.host.node_name, &self.host.cluster_domain);
         let text = dns::hosts_file(self.spec(), pod_ips, &name, full.as_deref(), &host);
         let written = tokio::fs::write(self.directory().join("etc-hosts"), text).await;
-        written.map_err(|error| self.setup_failure("FailedCreatePodContainer", format!("cannot write the pod's hosts file: {error}")))
+        written.map_err(|error| {
+            self.setup_failure("FailedCreatePodContainer", format!("cannot write the pod's hosts file: {error}"))
+        })
     }
 
     /// Makes and starts a container, and runs its `postStart` hook.
-    pub(crate) async fn start(&self, name: &str, attempt: u32, known: impl Future<Output = ()> + Send) -> Result<(), Failure> {
+    pub(crate) async fn start(
+        &self,
+        name: &str,
+        attempt: u32,
+        known: impl Future<Output = ()> + Send,
+    ) -> Result<(), Failure> {
         let Some((_, spec)) = identity::containers(&self.pod).find(|(_, container)| container.name == name) else {
             return Ok(());
         };
@@ -313,14 +337,23 @@ impl Job {
         Outcome::Success
     }
 
-    async fn container_config(&self, spec: &Container, attempt: u32, image: &v1::Image) -> Result<(String, v1::ContainerConfig), String> {
-        let selector: std::collections::HashMap<_, _> = [(identity::POD_UID.to_owned(), self.identity.uid.clone())].into();
+    async fn container_config(
+        &self,
+        spec: &Container,
+        attempt: u32,
+        image: &v1::Image,
+    ) -> Result<(String, v1::ContainerConfig), String> {
+        let selector: std::collections::HashMap<_, _> =
+            [(identity::POD_UID.to_owned(), self.identity.uid.clone())].into();
         let ready = v1::PodSandboxStateValue { state: v1::PodSandboxState::SandboxReady as i32 };
         let filter = v1::PodSandboxFilter { label_selector: selector, state: Some(ready), ..Default::default() };
         let sandboxes = self.host.runtime.list_pod_sandboxes(Some(filter)).await.map_err(|error| chain(&error))?;
         let sandbox = sandboxes.into_iter().next().ok_or("the pod's sandbox is gone")?;
         let services = self.host.services.in_namespace("default").into_iter().chain(
-            Some(&self.identity.namespace).filter(|namespace| *namespace != "default").into_iter().flat_map(|namespace| self.host.services.in_namespace(namespace)),
+            Some(&self.identity.namespace)
+                .filter(|namespace| *namespace != "default")
+                .into_iter()
+                .flat_map(|namespace| self.host.services.in_namespace(namespace)),
         );
         let services: Vec<_> = services.collect();
         let facts = Facts {
@@ -337,7 +370,12 @@ impl Job {
         Ok((sandbox.id, config))
     }
 
-    async fn mounts(&self, spec: &Container, attempt: u32, variables: &[(String, String)]) -> Result<Vec<v1::Mount>, String> {
+    async fn mounts(
+        &self,
+        spec: &Container,
+        attempt: u32,
+        variables: &[(String, String)],
+    ) -> Result<Vec<v1::Mount>, String> {
         let directory = self.directory();
         let mut list = Vec::new();
         for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
@@ -345,21 +383,33 @@ impl Job {
             let volume = volume.ok_or_else(|| format!("volume {:?} of a volumeMount is not in the pod", mount.name))?;
             let location = volumes::location(&directory, volume);
             let lookup = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-            let expanded = mount.sub_path_expr.as_deref().filter(|path| !path.is_empty()).map(|path| environment::expand(path, lookup));
+            let expanded = mount
+                .sub_path_expr
+                .as_deref()
+                .filter(|path| !path.is_empty())
+                .map(|path| environment::expand(path, lookup));
             let sub_path = mount.sub_path.clone().filter(|path| !path.is_empty()).or(expanded);
             let source = match sub_path {
                 None => location,
                 Some(sub_path) => {
-                    let target = directory.join("volume-subpaths").join(&volume.name).join(&spec.name).join(index.to_string());
+                    let target =
+                        directory.join("volume-subpaths").join(&volume.name).join(&spec.name).join(index.to_string());
                     let bound = target.clone();
                     let work = move || mounts::bind_sub_path(&location, &sub_path, &bound);
-                    blocking(work).await.map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, spec.name))?;
+                    blocking(work).await.map_err(|error| {
+                        format!(
+                            "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                            mount.name, spec.name
+                        )
+                    })?;
                     target
                 }
             };
             list.push(config::mount(mount, &source));
         }
-        self.own_files(spec, attempt, &mut list).await.map_err(|error| format!("cannot make the container's own files: {error}"))?;
+        self.own_files(spec, attempt, &mut list)
+            .await
+            .map_err(|error| format!("cannot make the container's own files: {error}"))?;
         Ok(list)
     }
 
@@ -393,10 +443,19 @@ impl Job {
     }
 
     /// Ends a container: its `preStop` hook first, within the same grace.
-    pub(crate) async fn kill(&self, id: &str, name: &str, grace_seconds: i64, message: &str, with_hook: bool) -> Result<(), RuntimeError> {
+    pub(crate) async fn kill(
+        &self,
+        id: &str,
+        name: &str,
+        grace_seconds: i64,
+        message: &str,
+        with_hook: bool,
+    ) -> Result<(), RuntimeError> {
         self.container_event(name, EventType::Normal, "Killing", message);
         let started = Instant::now();
-        let spec = identity::containers(&self.pod).find(|(_, container)| container.name == name).map(|(_, container)| container);
+        let spec = identity::containers(&self.pod)
+            .find(|(_, container)| container.name == name)
+            .map(|(_, container)| container);
         let hook = spec.and_then(|spec| spec.lifecycle.as_ref()).and_then(|lifecycle| lifecycle.pre_stop.as_ref());
         if let (Some(hook), Some(spec), true) = (hook, spec, with_hook && grace_seconds > 0) {
             let grace = Duration::from_secs(grace_seconds.unsigned_abs());
@@ -441,7 +500,8 @@ impl Job {
 
     /// Removes the pod from the API, now that nothing of it is left here.
     pub(crate) async fn delete(&self) -> Result<(), ClientError> {
-        let options = DeleteOptions { uid: Some(self.identity.uid.clone()), grace_seconds: Some(0), ..Default::default() };
+        let options =
+            DeleteOptions { uid: Some(self.identity.uid.clone()), grace_seconds: Some(0), ..Default::default() };
         match self.host.client.delete(Pod::resource(), &self.identity.key(), &options).await {
             // It went, or another pod has its name already.
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),

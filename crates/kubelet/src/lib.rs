@@ -28,6 +28,8 @@ mod server;
 mod status;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod volumes;
 mod worker;
@@ -47,8 +49,8 @@ use tokio::sync::broadcast;
 
 use host::Host;
 use images::Images;
-use node::facts::Facts;
 use node::Registration;
+use node::facts::Facts;
 
 pub use server::ServerConfig;
 

@@ -122,7 +122,13 @@ impl Reader {
         };
         file.seek(SeekFrom::Start(start)).await?;
         let left_bytes = options.limit_bytes.unwrap_or(u64::MAX);
-        Ok(Self { path, file: BufReader::with_capacity(BLOCK_BYTES as usize, file), options, left_bytes, raw: Vec::new() })
+        Ok(Self {
+            path,
+            file: BufReader::with_capacity(BLOCK_BYTES as usize, file),
+            options,
+            left_bytes,
+            raw: Vec::new(),
+        })
     }
 
     /// Whether the byte limit is used up.
@@ -209,7 +215,10 @@ impl Watch {
         let directory = log.parent().unwrap_or(log);
         let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
         inotify::add_watch(&fd, directory, flags)?;
-        #[expect(deprecated, reason = "its successor is unsafe, for types that may lend their descriptor away; this one owns it")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for types that may lend their descriptor away; this one owns it"
+        )]
         let events = AsyncFd::new(fd)?;
         Ok(Self { events })
     }
@@ -253,7 +262,10 @@ mod tests {
             (Options { tail_lines: Some(3), ..Default::default() }, "ee\nfour\n"),
             (Options { tail_lines: Some(0), ..Default::default() }, ""),
             (Options { tail_lines: Some(99), limit_bytes: Some(6), ..Default::default() }, "one\ntw"),
-            (Options { since, timestamps: true, tail_lines: Some(6), stderr_only: Some(true), ..Default::default() }, "2030-01-01T00:00:02Z two\n"),
+            (
+                Options { since, timestamps: true, tail_lines: Some(6), stderr_only: Some(true), ..Default::default() },
+                "2030-01-01T00:00:02Z two\n",
+            ),
         ] {
             assert_eq!(read(options.clone()).await, wanted, "{options:?}");
         }

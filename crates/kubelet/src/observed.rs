@@ -83,7 +83,12 @@ impl Observed {
 }
 
 /// Reads a pod's sandboxes and containers from the runtime, and the last words of those that ended.
-pub(crate) async fn observe(runtime: &dyn Runtime, pod: &Identity, root: &Path, logs: &Path) -> Result<Observed, RuntimeError> {
+pub(crate) async fn observe(
+    runtime: &dyn Runtime,
+    pod: &Identity,
+    root: &Path,
+    logs: &Path,
+) -> Result<Observed, RuntimeError> {
     let selector: std::collections::HashMap<_, _> = [(identity::POD_UID.to_owned(), pod.uid.clone())].into();
     let filter = v1::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
     let mut sandboxes = Vec::new();
@@ -108,7 +113,8 @@ pub(crate) async fn observe(runtime: &dyn Runtime, pod: &Identity, root: &Path, 
         let mut container = container_of(status, container.pod_sandbox_id);
         if container.state == State::Exited && container.message.is_empty() {
             let file = pod.termination_message(root, &container.name, container.attempt);
-            let fallback = annotations.get(identity::MESSAGE_POLICY).is_some_and(|policy| policy == "FallbackToLogsOnError");
+            let fallback =
+                annotations.get(identity::MESSAGE_POLICY).is_some_and(|policy| policy == "FallbackToLogsOnError");
             container.message = last_words(&file, (fallback && container.exit_code != 0).then_some(&log)).await;
         }
         containers.push(container);
@@ -146,7 +152,10 @@ fn container_of(status: v1::ContainerStatus, sandbox_id: String) -> Container {
         started_at: time(status.started_at),
         finished_at: time(status.finished_at),
         exit_code: status.exit_code,
-        image: status.image.map(|image| if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image }).unwrap_or_default(),
+        image: status
+            .image
+            .map(|image| if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image })
+            .unwrap_or_default(),
         image_id: if status.image_ref.is_empty() { status.image_id } else { status.image_ref },
         user: status.user.and_then(|user| user.linux),
         id: status.id,

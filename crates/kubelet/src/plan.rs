@@ -163,7 +163,9 @@ pub(crate) fn finished(view: &View<'_>) -> bool {
         return true;
     }
     let failed = |role, spec: &Spec| {
-        role == Role::Init && ended_for_good(view, role, spec) && view.observed.latest(&spec.name).is_some_and(|run| run.exit_code != 0)
+        role == Role::Init
+            && ended_for_good(view, role, spec)
+            && view.observed.latest(&spec.name).is_some_and(|run| run.exit_code != 0)
     };
     if identity::containers(view.pod).any(|(role, spec)| failed(role, spec)) {
         return true;
@@ -186,7 +188,11 @@ fn run(view: &View<'_>, plan: &mut Plan) {
     };
     // Containers of a sandbox that died belong to no pod network any more.
     for container in view.observed.running().filter(|container| container.sandbox_id != sandbox.id) {
-        plan.actions.push(kill(container, grace(view), "Pod sandbox changed, it will be killed and re-created.".to_owned()));
+        plan.actions.push(kill(
+            container,
+            grace(view),
+            "Pod sandbox changed, it will be killed and re-created.".to_owned(),
+        ));
     }
     let any_main = identity::containers(view.pod)
         .filter(|(role, _)| *role == Role::Main)
@@ -209,7 +215,11 @@ fn replace_sandbox(view: &View<'_>, plan: &mut Plan) {
     let mut still = false;
     for container in view.observed.running() {
         still = true;
-        plan.actions.push(kill(container, grace(view), "Pod sandbox changed, it will be killed and re-created.".to_owned()));
+        plan.actions.push(kill(
+            container,
+            grace(view),
+            "Pod sandbox changed, it will be killed and re-created.".to_owned(),
+        ));
     }
     if still || view.busy.iter().any(|action| matches!(action, Action::Setup { .. })) {
         return;
@@ -260,7 +270,8 @@ fn run_one(view: &View<'_>, plan: &mut Plan, sandbox: &str, role: Role, spec: &S
     }
 }
 
-fn starting(view: &View<'_>, name: &str) -> bool {
+/// Whether a new run of a container is on its way.
+pub(crate) fn starting(view: &View<'_>, name: &str) -> bool {
     view.busy.iter().any(|action| matches!(action, Action::Start { name: busy, .. } if busy == name))
 }
 
@@ -374,7 +385,8 @@ fn end(view: &View<'_>, plan: &mut Plan) {
         return;
     }
     // Sidecars serve what started after them, so they end in reverse order, each when the next is gone.
-    let last = identity::containers(view.pod).filter_map(|(_, spec)| sidecars.iter().find(|run| run.name == spec.name)).last();
+    let last =
+        identity::containers(view.pod).filter_map(|(_, spec)| sidecars.iter().find(|run| run.name == spec.name)).last();
     if let Some(container) = last.or(sidecars.first()) {
         plan.actions.push(kill(container, grace, message(container)));
         return;

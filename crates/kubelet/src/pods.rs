@@ -100,7 +100,9 @@ impl Pods {
             match stop.or_stopped(self.follow_once()).await {
                 None => return,
                 Some(Ok(())) => backoff.reset(),
-                Some(Err(error)) => tracing::warn!(error = chain(&error), "cannot follow the runtime's events; trying again"),
+                Some(Err(error)) => {
+                    tracing::warn!(error = chain(&error), "cannot follow the runtime's events; trying again")
+                }
             }
             if stop.or_stopped(tokio::time::sleep(backoff.next_delay())).await.is_none() {
                 return;

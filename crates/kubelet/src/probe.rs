@@ -67,7 +67,9 @@ struct Counter {
 
 impl Counter {
     fn new(kind: ProbeKind, probe: &Probe) -> Self {
-        let at_least_one = |value: Option<i32>, default| value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default);
+        let at_least_one = |value: Option<i32>, default| {
+            value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
+        };
         Self {
             // One success is enough for liveness and startup, whatever the spec says.
             successes_needed: if kind == ProbeKind::Readiness { at_least_one(probe.success_threshold, 1) } else { 1 },
@@ -90,7 +92,11 @@ impl Prober {
     /// Probes until `stop`, or until nothing can change any more.
     pub(crate) async fn run(self, stop: Stop) {
         let Some(probe) = self.kind.of(&self.container).cloned() else { return };
-        let seconds = |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default));
+        let seconds = |value: Option<i32>, default: u64| {
+            Duration::from_secs(
+                value.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default),
+            )
+        };
         let (period, timeout) = (seconds(probe.period_seconds, 10), seconds(probe.timeout_seconds, 1));
         let delay = seconds(probe.initial_delay_seconds, 0).saturating_sub(self.age);
         let mut next = Instant::now() + delay;
@@ -142,10 +148,9 @@ mod tests {
     #[test]
     fn thresholds_count_answers_in_a_row() {
         let probe = Probe { failure_threshold: Some(2), success_threshold: Some(2), ..Default::default() };
-        for (kind, answers, wanted) in [
-            (ProbeKind::Readiness, "1101001", "-1---0-"),
-            (ProbeKind::Liveness, "1101001", "11-1-01"),
-        ] {
+        for (kind, answers, wanted) in
+            [(ProbeKind::Readiness, "1101001", "-1---0-"), (ProbeKind::Liveness, "1101001", "11-1-01")]
+        {
             let mut counter = Counter::new(kind, &probe);
             let verdicts = answers.chars().map(|answer| match counter.take(answer == '1') {
                 Some(true) => '1',

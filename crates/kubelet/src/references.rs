@@ -123,9 +123,11 @@ fn resource(secret: bool) -> &'static Resource {
 fn names(pod: &Pod) -> Vec<Name> {
     let (maps, secrets) = environment::references(pod);
     let (volume_maps, volume_secrets) = payload::references(pod);
-    let pull = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| secret.name.clone());
+    let pull =
+        pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| secret.name.clone());
     let maps = maps.into_iter().chain(volume_maps).map(|name| (false, name));
-    let mut names: Vec<_> = maps.chain(secrets.into_iter().chain(volume_secrets).chain(pull).map(|name| (true, name))).collect();
+    let mut names: Vec<_> =
+        maps.chain(secrets.into_iter().chain(volume_secrets).chain(pull).map(|name| (true, name))).collect();
     names.retain(|(_, name)| !name.is_empty());
     names.sort();
     names.dedup();

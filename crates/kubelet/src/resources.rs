@@ -152,7 +152,12 @@ fn oom_score_adj(pod: &Pod, container: &Container, capacity: Capacity) -> i64 {
 }
 
 /// The value of a `resourceFieldRef`; an absent limit is what the node has. `None` where the field is not known.
-pub(crate) fn field(pod: &Pod, own: Option<&str>, selector: &ResourceFieldSelector, capacity: Capacity) -> Option<String> {
+pub(crate) fn field(
+    pod: &Pod,
+    own: Option<&str>,
+    selector: &ResourceFieldSelector,
+    capacity: Capacity,
+) -> Option<String> {
     let name = selector.container_name.as_deref().filter(|name| !name.is_empty()).or(own)?;
     let (_, container) = identity::containers(pod).find(|(_, container)| container.name == name)?;
     let divisor = selector.divisor.as_ref().and_then(parse);

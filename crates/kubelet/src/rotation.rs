@@ -37,7 +37,9 @@ pub(crate) async fn run(host: Arc<Host>, stop: Stop) {
 }
 
 async fn rotate(host: &Host, container: &v1::Container) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (Some(pod), Some(metadata)) = (Identity::from_labels(&container.labels), &container.metadata) else { return Ok(()) };
+    let (Some(pod), Some(metadata)) = (Identity::from_labels(&container.labels), &container.metadata) else {
+        return Ok(());
+    };
     let log = pod.log_directory(&host.log_dir).join(&metadata.name).join(format!("{}.log", metadata.attempt));
     match tokio::fs::metadata(&log).await {
         Ok(metadata) if metadata.len() > LOG_BYTES_MAX => {}

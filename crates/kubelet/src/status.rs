@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use api::typed::core::v1::{
-    Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, HostIP, LinuxContainerUser, PodCondition, PodIP, PodStatus,
+    Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, PodCondition, PodIP, PodStatus,
 };
 use api::typed::meta::Time;
 use jiff::Timestamp;
@@ -66,7 +66,11 @@ fn pod_ips(view: &View<'_>, place: &Place<'_>, known: &PodStatus) -> Vec<String>
     if view.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
         return place.host_ips.iter().map(ToString::to_string).collect();
     }
-    let sandbox = view.observed.ready_sandbox().or_else(|| view.observed.sandboxes.first()).filter(|sandbox| !sandbox.ips.is_empty());
+    let sandbox = view
+        .observed
+        .ready_sandbox()
+        .or_else(|| view.observed.sandboxes.first())
+        .filter(|sandbox| !sandbox.ips.is_empty());
     match sandbox {
         Some(sandbox) => sandbox.ips.iter().map(ToString::to_string).collect(),
         // A sandbox that is stopped has given its address back; the API keeps the last one.
@@ -81,11 +85,15 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
     };
     let previous = view.observed.previous(name).map(|run| terminated(run, place));
     let waiting = view.memory.waiting.get(name);
-    let backs_off = run.state == State::Exited && !plan::ending(view) && view.memory.backoff.contains_key(name);
+    let backs_off = !plan::ending(view) && !plan::starting(view, name);
     let (state, last_state) = match run.state {
         State::Running => (running(run), previous),
         State::Created => (waiting_state("ContainerCreating", ""), previous),
-        State::Exited if backs_off && waiting.is_none() && plan::back_off_until(view.memory, run).is_some_and(|at| at > view.now) => {
+        State::Exited
+            if backs_off
+                && waiting.is_none()
+                && plan::back_off_until(view.memory, run).is_some_and(|at| at > view.now) =>
+        {
             let wait = view.memory.backoff.get(name).map_or(0, std::time::Duration::as_secs);
             (crash_loop(view, name, wait), Some(terminated(run, place)))
         }
@@ -119,7 +127,10 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
                 supplemental_groups: Some(user.supplemental_groups.clone()).filter(|groups| !groups.is_empty()),
             }),
         }),
-        resources: spec.resources.clone().filter(|resources| resources.limits.is_some() || resources.requests.is_some()),
+        resources: spec
+            .resources
+            .clone()
+            .filter(|resources| resources.limits.is_some() || resources.requests.is_some()),
         ..Default::default()
     }
 }
@@ -166,7 +177,11 @@ fn not_yet(view: &View<'_>, role: Role, spec: &Spec) -> ContainerState {
         return waiting_state(&waiting.reason, &waiting.message);
     }
     let has_init = identity::containers(view.pod).any(|(role, _)| role != Role::Main);
-    let creating = if has_init && (role == Role::Main || view.observed.ready_sandbox().is_some()) { "PodInitializing" } else { "ContainerCreating" };
+    let creating = if has_init && (role == Role::Main || view.observed.ready_sandbox().is_some()) {
+        "PodInitializing"
+    } else {
+        "ContainerCreating"
+    };
     waiting_state(creating, "")
 }
 
@@ -179,7 +194,10 @@ fn running(run: &Container) -> ContainerState {
 
 fn waiting_state(reason: &str, message: &str) -> ContainerState {
     let message = Some(message.to_owned()).filter(|message| !message.is_empty());
-    ContainerState { waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }), ..Default::default() }
+    ContainerState {
+        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
+        ..Default::default()
+    }
 }
 
 fn crash_loop(view: &View<'_>, name: &str, wait_seconds: u64) -> ContainerState {
@@ -231,12 +249,15 @@ fn phase(view: &View<'_>, main: &[ContainerStatus], init: &[ContainerStatus]) ->
     if view.memory.verdict.is_some() {
         return "Failed";
     }
-    let sidecar = |name: &str| identity::containers(view.pod).any(|(role, spec)| role == Role::Sidecar && spec.name == name);
+    let sidecar =
+        |name: &str| identity::containers(view.pod).any(|(role, spec)| role == Role::Sidecar && spec.name == name);
     let (mut pending_init, mut failed_init) = (false, false);
     for status in init {
         let state = status.state.as_ref();
         if sidecar(&status.name) {
-            pending_init |= status.started != Some(true) && state.is_some_and(|state| state.waiting.is_some()) && main.iter().all(never_ran);
+            pending_init |= status.started != Some(true)
+                && state.is_some_and(|state| state.waiting.is_some())
+                && main.iter().all(never_ran);
         } else {
             match state.and_then(|state| state.terminated.as_ref()) {
                 Some(ended) => failed_init |= ended.exit_code != 0,
@@ -282,7 +303,13 @@ fn never_ran(status: &ContainerStatus) -> bool {
     status.container_id.is_none()
 }
 
-fn conditions(view: &View<'_>, known: &PodStatus, phase: &str, main: &[ContainerStatus], init: &[ContainerStatus]) -> Vec<PodCondition> {
+fn conditions(
+    view: &View<'_>,
+    known: &PodStatus,
+    phase: &str,
+    main: &[ContainerStatus],
+    init: &[ContainerStatus],
+) -> Vec<PodCondition> {
     let done = matches!(phase, "Succeeded" | "Failed");
     let completed = |condition: Truth| match phase {
         "Succeeded" => Truth(false, Some("PodCompleted"), None),
@@ -297,13 +324,18 @@ fn conditions(view: &View<'_>, known: &PodStatus, phase: &str, main: &[Container
         .collect();
     let containers_ready = completed(match unready.is_empty() {
         true => Truth::yes(),
-        false => Truth(false, Some("ContainersNotReady"), Some(format!("containers with unready status: [{}]", unready.join(" ")))),
+        false => Truth(
+            false,
+            Some("ContainersNotReady"),
+            Some(format!("containers with unready status: [{}]", unready.join(" "))),
+        ),
     });
     let ready = match (done || !containers_ready.0, gates_message(view, known)) {
         (false, Some(message)) => Truth(false, Some("ReadinessGatesNotReady"), Some(message)),
         _ => containers_ready.clone(),
     };
-    let incomplete: Vec<_> = init.iter().filter(|status| !initialized(view, status)).map(|status| status.name.clone()).collect();
+    let incomplete: Vec<_> =
+        init.iter().filter(|status| !initialized(view, status)).map(|status| status.name.clone()).collect();
     let any_main = main.iter().any(|status| !never_ran(status));
     let initialized = match (phase, incomplete.is_empty() || any_main) {
         ("Succeeded", _) => Truth(true, Some("PodCompleted"), None),
@@ -328,7 +360,8 @@ fn conditions(view: &View<'_>, known: &PodStatus, phase: &str, main: &[Container
     let generation = view.pod.metadata.generation;
     let ours = list.into_iter().map(|(name, truth)| condition(view.now, known, name, truth, generation));
     // Others' conditions (readiness gates, `DisruptionTarget`) are theirs to change.
-    let others = known.conditions.iter().flatten().filter(|condition| !owned.contains(&condition.type_.as_str())).cloned();
+    let others =
+        known.conditions.iter().flatten().filter(|condition| !owned.contains(&condition.type_.as_str())).cloned();
     ours.chain(others).collect()
 }
 
@@ -418,7 +451,12 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
         let mut condition = condition.clone();
         let before = old.iter().find(|before| before["type"] == condition["type"]).and_then(Value::as_object);
         // A merge keeps the fields that it does not name: an old reason must be named to go.
-        let stale: Vec<_> = before.into_iter().flat_map(Map::keys).filter(|key| condition.get(key.as_str()).is_none()).cloned().collect();
+        let stale: Vec<_> = before
+            .into_iter()
+            .flat_map(Map::keys)
+            .filter(|key| condition.get(key.as_str()).is_none())
+            .cloned()
+            .collect();
         for key in stale {
             condition[key] = Value::Null;
         }

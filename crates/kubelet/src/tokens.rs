@@ -27,7 +27,13 @@ struct Token {
 
 impl Tokens {
     /// Asks for the tokens that the pod's volumes want and that are missing or due.
-    pub(crate) async fn refresh(&mut self, pod: &Pod, identity: &Identity, client: &Client, clock: &SharedClock) -> Result<(), ClientError> {
+    pub(crate) async fn refresh(
+        &mut self,
+        pod: &Pod,
+        identity: &Identity,
+        client: &Client,
+        clock: &SharedClock,
+    ) -> Result<(), ClientError> {
         let claims = payload::token_claims(pod);
         self.0.retain(|claim, _| claims.contains(claim));
         for claim in claims {
@@ -51,7 +57,13 @@ impl Tokens {
     }
 }
 
-async fn request(pod: &Pod, identity: &Identity, claim: &TokenClaim, client: &Client, now: Timestamp) -> Result<Token, ClientError> {
+async fn request(
+    pod: &Pod,
+    identity: &Identity,
+    claim: &TokenClaim,
+    client: &Client,
+    now: Timestamp,
+) -> Result<Token, ClientError> {
     let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).filter(|name| !name.is_empty());
     let account = account.unwrap_or_else(|| "default".to_owned());
     let audiences: Vec<_> = Some(&claim.audience).filter(|audience| !audience.is_empty()).into_iter().collect();

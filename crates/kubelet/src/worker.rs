@@ -11,9 +11,9 @@ use api::typed::core::v1::Pod;
 use api::{Object, Typed};
 use base::{Backoff, Stop, chain};
 use control::{ClientError, EventType};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use futures::FutureExt;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -88,7 +88,14 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// A worker for a pod of the API, or, where `gone`, for what the runtime still has of one.
-    pub(crate) fn new(host: Arc<Host>, identity: Identity, object: Object, gone: bool, inbox: Arc<Inbox>, stop: Stop) -> Self {
+    pub(crate) fn new(
+        host: Arc<Host>,
+        identity: Identity,
+        object: Object,
+        gone: bool,
+        inbox: Arc<Inbox>,
+        stop: Stop,
+    ) -> Self {
         let pod = Arc::new(decode(&object));
         Self {
             references: References::new(&identity.namespace, host.informers.clone()),
@@ -203,7 +210,8 @@ impl Worker {
             self.follow_references();
         }
         // Files of the downward API show labels and annotations.
-        self.volumes_dirty |= old.metadata.labels != self.pod.metadata.labels || old.metadata.annotations != self.pod.metadata.annotations;
+        self.volumes_dirty |= old.metadata.labels != self.pod.metadata.labels
+            || old.metadata.annotations != self.pod.metadata.annotations;
     }
 
     /// Looks, plans, acts, reports; returns when to look again though nothing happens.
@@ -217,7 +225,11 @@ impl Worker {
                     self.runtime_dirty = false;
                 }
                 Err(error) => {
-                    tracing::warn!(pod = self.identity.display(), error = chain(&error), "cannot read the pod from the runtime");
+                    tracing::warn!(
+                        pod = self.identity.display(),
+                        error = chain(&error),
+                        "cannot read the pod from the runtime"
+                    );
                     return Some(Instant::now() + self.api_backoff.next_delay());
                 }
             }
@@ -226,12 +238,21 @@ impl Worker {
         self.check_deadline(now);
         let Some(observed) = self.observed.take() else { return None };
         let held = self.held();
-        let view = View { pod: &self.pod, gone: self.gone, observed: &observed, memory: &self.memory, busy: &self.busy, held: &held, now };
+        let view = View {
+            pod: &self.pod,
+            gone: self.gone,
+            observed: &observed,
+            memory: &self.memory,
+            busy: &self.busy,
+            held: &held,
+            now,
+        };
         let (plan, ending) = (plan::plan(&view), plan::ending(&view));
         let patch = self.wanted_patch(&view);
         let waits: Vec<_> = identity::containers(&self.pod)
             .filter_map(|(_, spec)| observed.latest(&spec.name))
-            .filter(|run| run.state == State::Exited && !ending && plan::back_off_until(&self.memory, run).is_some_and(|at| at > now))
+            .filter(|run| run.state == State::Exited && !ending && !plan::starting(&view, &run.name))
+            .filter(|run| plan::back_off_until(&self.memory, run).is_some_and(|at| at > now))
             .cloned()
             .collect();
         if ending {
@@ -270,7 +291,8 @@ impl Worker {
     }
 
     fn next_look(&self, planned: Option<Timestamp>, now: Timestamp) -> Option<Instant> {
-        let from_clock = |at: Timestamp| Instant::now() + Duration::try_from(at.duration_since(now)).unwrap_or_default();
+        let from_clock =
+            |at: Timestamp| Instant::now() + Duration::try_from(at.duration_since(now)).unwrap_or_default();
         let retries = self.retries.values().map(|retry| retry.until).filter(|until| *until > Instant::now()).min();
         let tokens = self.tokens.as_ref().and_then(Tokens::renew_at).map(from_clock);
         [planned.map(from_clock), retries, self.api_retry, tokens].into_iter().flatten().min()
@@ -283,7 +305,9 @@ impl Worker {
         }
         let place = Place { host_ips: &self.host.node_ips, runtime_name: &self.host.runtime_name };
         let wanted = Pod { status: Some(status::status(view, &place)), ..Pod::default() };
-        let tree = |pod: &Pod| serde_json::from_slice::<Value>(&pod.encode()).map_or(Value::Null, |mut pod| pod["status"].take());
+        let tree = |pod: &Pod| {
+            serde_json::from_slice::<Value>(&pod.encode()).map_or(Value::Null, |mut pod| pod["status"].take())
+        };
         let known = Pod { status: self.pod.status.clone(), ..Pod::default() };
         status::patch(&self.identity.uid, &tree(&known), &tree(&wanted))
     }
@@ -299,7 +323,11 @@ impl Worker {
                 let job = self.job(&[]);
                 self.jobs.push(async move { Done::Status(job.write_status(&patch).await) }.boxed());
             }
-        } else if finished && self.pod.metadata.deletion_timestamp.is_some() && !self.delete_in_flight && !self.status_in_flight {
+        } else if finished
+            && self.pod.metadata.deletion_timestamp.is_some()
+            && !self.delete_in_flight
+            && !self.status_in_flight
+        {
             self.delete_in_flight = true;
             let job = self.job(&[]);
             self.jobs.push(async move { Done::Deleted(job.delete().await) }.boxed());
@@ -351,7 +379,14 @@ impl Worker {
         self.busy.insert(busy);
     }
 
-    fn begin_start(&mut self, job: Job, key: Action, name: String, attempt: u32, observed: &Observed) -> BoxFuture<'static, Done> {
+    fn begin_start(
+        &mut self,
+        job: Job,
+        key: Action,
+        name: String,
+        attempt: u32,
+        observed: &Observed,
+    ) -> BoxFuture<'static, Done> {
         if let Some(last) = observed.latest(&name).filter(|last| last.state == State::Exited) {
             let wait = plan::next_backoff(self.memory.backoff.get(&name).copied(), last);
             self.memory.backoff.insert(name.clone(), wait);
@@ -373,7 +408,8 @@ impl Worker {
     fn announce(&mut self, waits: &[observed::Container], observed: &Observed) {
         for run in waits {
             if self.announced.insert(run.id.clone()) {
-                let message = format!("Back-off restarting failed container {} in pod {}", run.name, self.identity.display());
+                let message =
+                    format!("Back-off restarting failed container {} in pod {}", run.name, self.identity.display());
                 let path = identity::field_path(&self.pod, &run.name);
                 self.host.event(&self.identity, path, EventType::Warning, "BackOff", &message);
             }
@@ -442,8 +478,15 @@ impl Worker {
         }
     }
 
-    fn start_probe(&mut self, kind: ProbeKind, container: api::typed::core::v1::Container, target: Target, started_at: Option<Timestamp>) {
-        let age = started_at.map(|at| self.host.clock.now().duration_since(at)).and_then(|age| Duration::try_from(age).ok());
+    fn start_probe(
+        &mut self,
+        kind: ProbeKind,
+        container: api::typed::core::v1::Container,
+        target: Target,
+        started_at: Option<Timestamp>,
+    ) {
+        let age =
+            started_at.map(|at| self.host.clock.now().duration_since(at)).and_then(|age| Duration::try_from(age).ok());
         let stop = self.stop.child();
         self.probers.insert((target.container_id.clone(), kind), stop.clone());
         let report = ProbeReport {
@@ -454,7 +497,8 @@ impl Worker {
         };
         let name = format!("{} probe of {} in {}", kind.name(), container.name, self.identity.display());
         let runtime = self.host.runtime.clone();
-        let prober = Prober { kind, container, target, age: age.unwrap_or_default(), runtime, report: Arc::new(report) };
+        let prober =
+            Prober { kind, container, target, age: age.unwrap_or_default(), runtime, report: Arc::new(report) };
         self.host.tasks.spawn(name, prober.run(stop));
     }
 

@@ -126,7 +126,8 @@ impl Registration {
         let Some(patch) = status_patch(&known, &wanted, due) else {
             return Ok(Some((known, reported.map_or_else(tokio::time::Instant::now, |(_, at)| at))));
         };
-        let written = self.client.patch(Node::resource(), &self.key(), Some("status"), PatchType::StrategicMerge, &patch).await;
+        let written =
+            self.client.patch(Node::resource(), &self.key(), Some("status"), PatchType::StrategicMerge, &patch).await;
         match written {
             Ok(object) => Ok(Some((object.to_value()["status"].take(), tokio::time::Instant::now()))),
             // Somebody deleted the node: the next round registers it again.
@@ -181,7 +182,8 @@ fn labels(name: &str, facts: &Facts) -> BTreeMap<&'static str, String> {
 fn status(registration: &Registration, seen: &Seen, known: &Value, now: Timestamp) -> Value {
     let capacity = seen.facts.capacity;
     let known_status = json!({"apiVersion": "v1", "kind": "Node", "metadata": {}, "status": known});
-    let known_node = serde_json::to_vec(&known_status).ok().and_then(|json| Node::decode(&json).ok()).unwrap_or_default();
+    let known_node =
+        serde_json::to_vec(&known_status).ok().and_then(|json| Node::decode(&json).ok()).unwrap_or_default();
     let status = NodeStatus {
         addresses: Some(addresses(registration)),
         capacity: Some(quantities(capacity.memory_bytes, capacity.ephemeral_bytes, seen)),
@@ -250,7 +252,11 @@ fn not_ready(seen: &Seen) -> Option<String> {
     };
     let failing = status.conditions.iter().filter(|condition| !condition.status);
     let messages = failing.map(|condition| {
-        let what = if condition.r#type == "NetworkReady" { "container runtime network not ready" } else { "container runtime not ready" };
+        let what = if condition.r#type == "NetworkReady" {
+            "container runtime network not ready"
+        } else {
+            "container runtime not ready"
+        };
         format!("{what}: {}=false reason:{} message:{}", condition.r#type, condition.reason, condition.message)
     });
     Some(messages.collect::<Vec<_>>().join(", ")).filter(|message| !message.is_empty())
@@ -328,7 +334,9 @@ fn without_heartbeats(value: &Value) -> Value {
         }
     }
     // Conditions of others (a cloud's, a problem detector's) are theirs.
-    if let Some(list) = value.as_array_mut().filter(|list| list.iter().any(|entry| entry.get("lastTransitionTime").is_some())) {
+    if let Some(list) =
+        value.as_array_mut().filter(|list| list.iter().any(|entry| entry.get("lastTransitionTime").is_some()))
+    {
         list.retain(|entry| {
             matches!(entry["type"].as_str(), Some("MemoryPressure" | "DiskPressure" | "PIDPressure" | "Ready"))
         });
@@ -343,9 +351,7 @@ mod tests {
 
     #[test]
     fn heartbeats_alone_are_written_only_when_due_and_others_conditions_do_not_count() {
-        let condition = |name: &str, at: &str| {
-            json!({"type": name, "status": "False", "lastHeartbeatTime": at, "lastTransitionTime": "t"})
-        };
+        let condition = |name: &str, at: &str| json!({"type": name, "status": "False", "lastHeartbeatTime": at, "lastTransitionTime": "t"});
         let known = json!({"conditions": [condition("Other", "1"), condition("MemoryPressure", "1")], "capacity": {"cpu": "2"}});
         let wanted = json!({"conditions": [condition("MemoryPressure", "2")], "capacity": {"cpu": "2"}});
         assert_eq!(status_patch(&known, &wanted, false), None);

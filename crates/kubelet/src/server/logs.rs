@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base::{Stop, chain};
+use base::chain;
 use bytes::Bytes;
 use cri::v1;
 use http::{Response, StatusCode};
@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
-use super::{Body, Query, Refusal, find_pod, find_runs};
+use super::{Body, Connection, Query, Refusal, find_pod, find_runs};
 use crate::host::Host;
 use crate::identity::Identity;
 use crate::log_file::{Options, Reader, Watch};
@@ -25,7 +25,14 @@ const BLOCKS_MAX: usize = 4;
 
 type Sender = mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>;
 
-pub(super) async fn serve(host: &Arc<Host>, namespace: &str, pod: &str, container: &str, query: &Query, stop: &Stop) -> Result<Response<Body>, Refusal> {
+pub(super) async fn serve(
+    host: &Arc<Host>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &Query,
+    connection: &Connection,
+) -> Result<Response<Body>, Refusal> {
     let (options, follow) = options(query, host.clock.now())?;
     let object = find_pod(host, namespace, pod)?;
     let runs = find_runs(host, &object, container).await?;
@@ -33,17 +40,23 @@ pub(super) async fn serve(host: &Arc<Host>, namespace: &str, pod: &str, containe
     let previous = query.is_set(&["previous"]);
     let run = match (previous, runs.as_slice()) {
         (true, [_, previous, ..]) => previous,
-        (true, _) => return Err(bad(format!("previous terminated container \"{container}\" in pod \"{pod}\" not found"))),
+        (true, _) => {
+            return Err(bad(format!("previous terminated container \"{container}\" in pod \"{pod}\" not found")));
+        }
         (false, [latest, ..]) => latest,
-        (false, []) => return Err(bad(format!("container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating"))),
+        (false, []) => {
+            return Err(bad(format!(
+                "container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating"
+            )));
+        }
     };
     let status = host.runtime.container_status(&run.id).await.map_err(|error| bad(chain(&error)))?;
     let log = Identity::of(&object).log_directory(&host.log_dir).join(&status.log_path);
     let (sender, receiver) = mpsc::channel(BLOCKS_MAX);
     let source = Source { host: host.clone(), id: run.id.clone(), log, options, follow };
-    let stop = stop.clone();
+    let connection = connection.clone();
     host.tasks.spawn(format!("log of {container} in {namespace}/{pod}"), async move {
-        match stop.or_stopped(source.send(&sender)).await {
+        match connection.stop.or_stopped(source.send(&sender)).await {
             Some(Err(error)) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 tracing::info!(error = chain(&error), "reading a container's log failed");
                 let _ = sender.send(Err(error)).await;
@@ -51,8 +64,11 @@ pub(super) async fn serve(host: &Arc<Host>, namespace: &str, pod: &str, containe
             _ => {}
         }
     });
-    let mut response = Response::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)).boxed_unsync());
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    let mut response =
+        Response::new(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)).boxed_unsync());
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }
 
@@ -80,7 +96,8 @@ fn options(query: &Query, now: Timestamp) -> Result<(Options, bool), Refusal> {
         Some("Stderr") => Some(true),
         _ => None,
     };
-    let options = Options { tail_lines: tail, since, timestamps: query.is_set(&["timestamps"]), limit_bytes, stderr_only };
+    let options =
+        Options { tail_lines: tail, since, timestamps: query.is_set(&["timestamps"]), limit_bytes, stderr_only };
     Ok((options, query.is_set(&["follow"])))
 }
 

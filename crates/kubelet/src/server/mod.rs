@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::host::Host;
@@ -64,30 +64,42 @@ pub(crate) async fn run(config: ServerConfig, host: Arc<Host>, stop: Stop) {
                 continue;
             }
         };
-        let (acceptor, allowed, host, stop) = (acceptor.clone(), allowed.clone(), host.clone(), stop.child());
+        let (acceptor, allowed, host, stop) = (acceptor.clone(), allowed.clone(), host.clone(), stop.clone());
+        let connection = Connection { stop: stop.clone(), _permit: Arc::new(permit) };
         let tasks = host.tasks.clone();
         tasks.spawn(format!("connection from {peer}"), async move {
-            let served = stop.or_stopped(Box::pin(serve(stream, acceptor, allowed, host, stop.clone()))).await;
+            let served = stop.or_stopped(Box::pin(serve(stream, acceptor, allowed, host, connection))).await;
             if let Some(Err(error)) = served {
                 tracing::debug!(%peer, error = chain(&*error), "a connection ended");
             }
-            stop.stop();
-            drop(permit);
         });
     }
 }
 
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, allowed: Arc<[String]>, host: Arc<Host>, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// Held by whatever goes on over a connection, also after it was upgraded: it counts until the last of it has ended.
+#[derive(Clone)]
+struct Connection {
+    stop: Stop,
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+async fn serve(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    allowed: Arc<[String]>,
+    host: Arc<Host>,
+    connection: Connection,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await??;
     let name = stream.get_ref().1.peer_certificates().and_then(|chain| common_name(chain.first()?));
     let allowed = name.as_ref().is_some_and(|name| allowed.contains(name));
     let name: Arc<str> = name.unwrap_or_default().into();
     let service = service_fn(move |request| {
-        let (host, name, stop) = (host.clone(), name.clone(), stop.clone());
+        let (host, name, connection) = (host.clone(), name.clone(), connection.clone());
         async move {
             let response = if allowed {
-                handle(&host, request, &stop).await
+                handle(&host, request, &connection).await
             } else {
                 text(StatusCode::FORBIDDEN, format!("Forbidden (user={name})"))
             };
@@ -106,7 +118,7 @@ fn common_name(certificate: &rustls_pki_types::CertificateDer<'_>) -> Option<Str
     Some(name)
 }
 
-async fn handle(host: &Arc<Host>, request: Request<Incoming>, stop: &Stop) -> Response<Body> {
+async fn handle(host: &Arc<Host>, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let query = Query::parse(request.uri().query().unwrap_or_default());
@@ -116,15 +128,17 @@ async fn handle(host: &Arc<Host>, request: Request<Incoming>, stop: &Stop) -> Re
         ["pods"] if get => Ok(pods(host)),
         ["stats", "summary"] if get => stats::summary(host).await,
         ["metrics", "resource"] if get => stats::metrics(host).await,
-        ["containerLogs", namespace, pod, container] if get => logs::serve(host, namespace, pod, container, &query, stop).await,
+        ["containerLogs", namespace, pod, container] if get => {
+            logs::serve(host, namespace, pod, container, &query, connection).await
+        }
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
-            streams::exec(host, namespace, pod, container, &query, request, stop).await
+            streams::exec(host, namespace, pod, container, &query, request, connection).await
         }
         ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
-            streams::attach(host, namespace, pod, container, &query, request, stop).await
+            streams::attach(host, namespace, pod, container, &query, request, connection).await
         }
         ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
-            portforward::serve(host, namespace, pod, &query, request, stop).await
+            portforward::serve(host, namespace, pod, &query, request, connection).await
         }
         _ => Err(Refusal(StatusCode::NOT_FOUND, "404 page not found".to_owned())),
     };
@@ -138,7 +152,9 @@ struct Refusal(StatusCode, String);
 fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(full(message.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -177,7 +193,8 @@ async fn find_runs(host: &Host, pod: &Object, container: &str) -> Result<Vec<v1:
     let filter = v1::ContainerFilter { label_selector, ..Default::default() };
     let listed = host.runtime.list_containers(Some(filter)).await;
     let mut runs = listed.map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)))?;
-    let attempt = |run: &v1::Container| run.annotations.get(identity::RESTART_COUNT).and_then(|count| count.parse::<u32>().ok());
+    let attempt =
+        |run: &v1::Container| run.annotations.get(identity::RESTART_COUNT).and_then(|count| count.parse::<u32>().ok());
     runs.sort_by_key(|run| std::cmp::Reverse(attempt(run).or(run.metadata.as_ref().map(|metadata| metadata.attempt))));
     Ok(runs)
 }

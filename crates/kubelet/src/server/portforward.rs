@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::Typed;
 use api::typed::core::v1::Pod;
-use base::{Stop, chain};
+use base::chain;
 use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{SinkExt, StreamExt};
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::streams::{self, Socket, message};
-use super::{Body, Query, Refusal, find_pod};
+use super::{Body, Connection, Query, Refusal, find_pod};
 use crate::host::Host;
 
 const PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "portforward.k8s.io"];
@@ -28,18 +28,26 @@ const PORTS_MAX: usize = 100;
 const QUEUE_MAX: usize = 8;
 const BLOCK_BYTES: usize = 32 << 10;
 
-pub(super) async fn serve(host: &Arc<Host>, namespace: &str, pod: &str, query: &Query, request: Request<Incoming>, stop: &Stop) -> Result<Response<Body>, Refusal> {
+pub(super) async fn serve(
+    host: &Arc<Host>,
+    namespace: &str,
+    pod: &str,
+    query: &Query,
+    request: Request<Incoming>,
+    connection: &Connection,
+) -> Result<Response<Body>, Refusal> {
     let ports = ports(query)?;
     let object = find_pod(host, namespace, pod)?;
-    let ip = pod_ip(&object).ok_or_else(|| Refusal(StatusCode::BAD_REQUEST, format!("pod \"{pod}\" has no address yet")))?;
+    let ip =
+        pod_ip(&object).ok_or_else(|| Refusal(StatusCode::BAD_REQUEST, format!("pod \"{pod}\" has no address yet")))?;
     let (response, upgrade) = streams::upgrade(request, PROTOCOLS)?;
-    let stop = stop.clone();
+    let connection = connection.clone();
     host.tasks.spawn(format!("port forwarding to {namespace}/{pod}"), async move {
         let serve = async {
             let (socket, _) = upgrade.await?;
             forward(socket, ip, &ports).await
         };
-        if let Some(Err(error)) = stop.or_stopped(Box::pin(serve)).await {
+        if let Some(Err(error)) = connection.stop.or_stopped(Box::pin(serve)).await {
             tracing::debug!(error = chain(&*error), "port forwarding ended early");
         }
     });
@@ -60,7 +68,11 @@ fn pod_ip(object: &api::Object) -> Option<IpAddr> {
     Pod::decode(object.json()).ok()?.status?.pod_ip?.parse().ok()
 }
 
-async fn forward(mut socket: Socket, ip: IpAddr, ports: &[u16]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn forward(
+    mut socket: Socket,
+    ip: IpAddr,
+    ports: &[u16],
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     for (index, port) in (0_u8..).zip(ports) {
         for channel in [2 * index, 2 * index + 1] {
             socket.send(message(channel, &port.to_le_bytes())).await?;
@@ -79,7 +91,13 @@ async fn forward(mut socket: Socket, ip: IpAddr, ports: &[u16]) -> Result<(), Bo
     let read = async {
         while let Some(Ok(received)) = stream.next().await {
             let Message::Binary(data) = received else { continue };
-            let Some(input) = data.first().filter(|channel| **channel % 2 == 0).and_then(|channel| inputs.get(usize::from(*channel / 2))) else { continue };
+            let Some(input) = data
+                .first()
+                .filter(|channel| **channel % 2 == 0)
+                .and_then(|channel| inputs.get(usize::from(*channel / 2)))
+            else {
+                continue;
+            };
             // A port that has closed takes nothing more; the others go on.
             let _ = input.send(data.slice(1..)).await;
         }

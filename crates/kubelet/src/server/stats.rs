@@ -51,7 +51,14 @@ async fn usage(host: &Host) -> Result<BTreeMap<Identity, Vec<Usage>>, Refusal> {
 /// What the whole node uses: CPU time in nanoseconds and bytes of memory.
 async fn node_usage() -> (u64, u64) {
     let stat = tokio::fs::read_to_string("/proc/stat").await.unwrap_or_default();
-    let ticks: Vec<u64> = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|word| word.parse().ok())
+        .collect();
     // All but idle and waiting for disks, at 100 ticks a second.
     let busy = ticks.iter().take(8).sum::<u64>() - ticks.get(3).unwrap_or(&0) - ticks.get(4).unwrap_or(&0);
     let meminfo = tokio::fs::read_to_string("/proc/meminfo").await.unwrap_or_default();
@@ -104,23 +111,66 @@ pub(super) async fn metrics(host: &Host) -> Result<Response<Body>, Refusal> {
     let of_containers = |value: fn(&Usage) -> u64| -> Vec<(String, u64)> {
         let all = pods.iter().flat_map(|(pod, list)| list.iter().map(move |usage| (pod, usage)));
         all.map(|(pod, usage)| {
-            let labels = format!("{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}", usage.name, pod.namespace, pod.name);
+            let labels =
+                format!("{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}", usage.name, pod.namespace, pod.name);
             (labels, value(usage))
         })
         .collect()
     };
     let of_pods = |value: fn(&Usage) -> u64| -> Vec<(String, u64)> {
-        pods.iter().map(|(pod, list)| (format!("{{namespace=\"{}\",pod=\"{}\"}}", pod.namespace, pod.name), list.iter().map(value).sum())).collect()
+        pods.iter()
+            .map(|(pod, list)| {
+                (format!("{{namespace=\"{}\",pod=\"{}\"}}", pod.namespace, pod.name), list.iter().map(value).sum())
+            })
+            .collect()
     };
-    let in_seconds = |list: Vec<(String, u64)>| list.into_iter().map(|(labels, value)| (labels, seconds(value))).collect::<Vec<_>>();
-    let in_bytes = |list: Vec<(String, u64)>| list.into_iter().map(|(labels, value)| (labels, value as f64)).collect::<Vec<_>>();
-    let (cpu, memory): (fn(&Usage) -> u64, fn(&Usage) -> u64) = (|usage| usage.cpu_nanoseconds, |usage| usage.working_set_bytes);
-    family("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds", &in_seconds(of_containers(cpu)));
-    family("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", &in_bytes(of_containers(memory)));
-    family("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds", &[(String::new(), seconds(node_cpu))]);
-    family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", &[(String::new(), node_memory as f64)]);
-    family("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds", &in_seconds(of_pods(cpu)));
-    family("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", &in_bytes(of_pods(memory)));
-    family("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", &[(String::new(), 0.0)]);
+    let in_seconds =
+        |list: Vec<(String, u64)>| list.into_iter().map(|(labels, value)| (labels, seconds(value))).collect::<Vec<_>>();
+    let in_bytes =
+        |list: Vec<(String, u64)>| list.into_iter().map(|(labels, value)| (labels, value as f64)).collect::<Vec<_>>();
+    let (cpu, memory): (fn(&Usage) -> u64, fn(&Usage) -> u64) =
+        (|usage| usage.cpu_nanoseconds, |usage| usage.working_set_bytes);
+    family(
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        &in_seconds(of_containers(cpu)),
+    );
+    family(
+        "container_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the container in bytes",
+        &in_bytes(of_containers(memory)),
+    );
+    family(
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the node in core-seconds",
+        &[(String::new(), seconds(node_cpu))],
+    );
+    family(
+        "node_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the node in bytes",
+        &[(String::new(), node_memory as f64)],
+    );
+    family(
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the pod in core-seconds",
+        &in_seconds(of_pods(cpu)),
+    );
+    family(
+        "pod_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the pod in bytes",
+        &in_bytes(of_pods(memory)),
+    );
+    family(
+        "resource_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+        &[(String::new(), 0.0)],
+    );
     Ok(text(StatusCode::OK, out))
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Stop, chain};
+use base::chain;
 use bytes::{BufMut, Bytes, BytesMut};
 use cri::{ExecSession, ExecStart, Input, Output, TerminalSize, v1};
 use futures::future::{Either, select};
@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
-use super::{Body, Query, Refusal, find_pod, find_runs, full};
+use super::{Body, Connection, Query, Refusal, find_pod, find_runs, full};
 use crate::host::Host;
 
 const STDIN: u8 = 0;
@@ -60,36 +60,63 @@ impl Wanted {
             tty,
         };
         if !(wanted.stdin || wanted.stdout || wanted.stderr) {
-            return Err(Refusal(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr".into()));
+            return Err(Refusal(
+                StatusCode::BAD_REQUEST,
+                "you must specify at least 1 of stdin, stdout, stderr".into(),
+            ));
         }
         Ok(wanted)
     }
 }
 
-pub(super) async fn exec(host: &Arc<Host>, namespace: &str, pod: &str, container: &str, query: &Query, request: Request<Incoming>, stop: &Stop) -> Result<Response<Body>, Refusal> {
+pub(super) async fn exec(
+    host: &Arc<Host>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &Query,
+    request: Request<Incoming>,
+    connection: &Connection,
+) -> Result<Response<Body>, Refusal> {
     let command = query.all("command");
     if command.is_empty() {
         return Err(Refusal(StatusCode::BAD_REQUEST, "you must specify a command".into()));
     }
-    open(host, (namespace, pod, container), command, query, request, stop).await
+    open(host, (namespace, pod, container), command, query, request, connection).await
 }
 
-pub(super) async fn attach(host: &Arc<Host>, namespace: &str, pod: &str, container: &str, query: &Query, request: Request<Incoming>, stop: &Stop) -> Result<Response<Body>, Refusal> {
-    open(host, (namespace, pod, container), Vec::new(), query, request, stop).await
+pub(super) async fn attach(
+    host: &Arc<Host>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &Query,
+    request: Request<Incoming>,
+    connection: &Connection,
+) -> Result<Response<Body>, Refusal> {
+    open(host, (namespace, pod, container), Vec::new(), query, request, connection).await
 }
 
-async fn open(host: &Arc<Host>, place: (&str, &str, &str), command: Vec<String>, query: &Query, request: Request<Incoming>, stop: &Stop) -> Result<Response<Body>, Refusal> {
+async fn open(
+    host: &Arc<Host>,
+    place: (&str, &str, &str),
+    command: Vec<String>,
+    query: &Query,
+    request: Request<Incoming>,
+    connection: &Connection,
+) -> Result<Response<Body>, Refusal> {
     let (namespace, pod, container) = place;
     let wanted = Wanted::of(query)?;
     let object = find_pod(host, namespace, pod)?;
     let run = find_runs(host, &object, container).await?.into_iter().next();
     let running = run.filter(|run| run.state == v1::ContainerState::ContainerRunning as i32);
-    let run = running.ok_or_else(|| Refusal(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))?;
+    let run =
+        running.ok_or_else(|| Refusal(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))?;
     let (response, upgrade) = upgrade(request, PROTOCOLS)?;
     let attached = command.is_empty();
     let start = ExecStart { container_id: run.id, command, tty: wanted.tty, stdin: wanted.stdin };
     let session = host.runtime.exec(start).await;
-    let stop = stop.clone();
+    let connection = connection.clone();
     host.tasks.spawn(format!("session in {container} of {namespace}/{pod}"), async move {
         let serve = async {
             let (socket, v5) = upgrade.await?;
@@ -98,7 +125,7 @@ async fn open(host: &Arc<Host>, place: (&str, &str, &str), command: Vec<String>,
                 Err(error) => refuse(socket, &chain(&error)).await,
             }
         };
-        if let Some(Err(error)) = stop.or_stopped(Box::pin(serve)).await {
+        if let Some(Err(error)) = connection.stop.or_stopped(Box::pin(serve)).await {
             tracing::debug!(error = chain(&*error), "a session ended early");
         }
     });
@@ -120,7 +147,8 @@ pub(super) fn upgrade(
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("missing Sec-WebSocket-Key"))?;
     let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let accept = http::HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|_| bad("invalid Sec-WebSocket-Key"))?;
+    let accept =
+        http::HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|_| bad("invalid Sec-WebSocket-Key"))?;
     let answer = response.headers_mut();
     answer.insert(header::UPGRADE, http::HeaderValue::from_static("websocket"));
     answer.insert(header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
@@ -165,10 +193,22 @@ async fn refuse(mut socket: Socket, why: &str) -> Result<(), BoxError> {
     Ok(())
 }
 
-async fn converse(socket: Socket, session: ExecSession, wanted: Wanted, attached: bool, v5: bool) -> Result<(), BoxError> {
+async fn converse(
+    socket: Socket,
+    session: ExecSession,
+    wanted: Wanted,
+    attached: bool,
+    v5: bool,
+) -> Result<(), BoxError> {
     let (mut sink, mut stream) = socket.split();
     // An empty message tells the client that the connection stands.
-    let first = if wanted.stdout { STDOUT } else if wanted.stderr { STDERR } else { ERROR };
+    let first = if wanted.stdout {
+        STDOUT
+    } else if wanted.stderr {
+        STDERR
+    } else {
+        ERROR
+    };
     sink.send(message(first, &[])).await?;
     let ExecSession { input, mut output } = session;
     let to_process = pump_input(&mut stream, Some(input), v5);
@@ -196,7 +236,11 @@ pub(super) async fn close(socket: &mut Socket) {
 }
 
 /// Passes on what the client sends, until it closes the connection.
-async fn pump_input<S>(stream: &mut S, mut input: Option<tokio::sync::mpsc::Sender<Input>>, v5: bool) -> Result<(), SocketError>
+async fn pump_input<S>(
+    stream: &mut S,
+    mut input: Option<tokio::sync::mpsc::Sender<Input>>,
+    v5: bool,
+) -> Result<(), SocketError>
 where
     S: Stream<Item = Result<Message, SocketError>> + Unpin,
 {
@@ -236,7 +280,12 @@ fn input_of(data: &Bytes, v5: bool) -> Option<Input> {
 }
 
 /// Passes on what the process writes, and at its end its result.
-async fn pump_output<S>(output: &mut tokio::sync::mpsc::Receiver<Output>, sink: &mut S, wanted: Wanted, attached: bool) -> Result<(), SocketError>
+async fn pump_output<S>(
+    output: &mut tokio::sync::mpsc::Receiver<Output>,
+    sink: &mut S,
+    wanted: Wanted,
+    attached: bool,
+) -> Result<(), SocketError>
 where
     S: Sink<Message, Error = SocketError> + Unpin,
 {

@@ -48,7 +48,8 @@ fn phase_and_readiness_follow_the_containers() {
         ("Never", "a:0 b:3", "Failed False/PodFailed a=Completed:0#0 b=Error:3#0"),
         ("OnFailure", "a:0 b:3", "Running False/ContainersNotReady a=Completed:0#0 b=Error:3#0"),
     ] {
-        let pod = pod(&format!(r#"{{"spec":{{"restartPolicy":"{policy}","containers":[{{"name":"a"}},{{"name":"b"}}]}}}}"#));
+        let pod =
+            pod(&format!(r#"{{"spec":{{"restartPolicy":"{policy}","containers":[{{"name":"a"}},{{"name":"b"}}]}}}}"#));
         assert_eq!(line(&of(&pod, containers, &Memory::default())), wanted, "{policy} {containers}");
     }
 }
@@ -98,7 +99,8 @@ fn a_verdict_fails_the_pod_and_a_deleted_pod_ends_in_a_final_phase() {
 #[test]
 fn only_what_changed_is_patched_and_what_was_read_back_changes_nothing() {
     let mut pod = pod(r#"{"metadata":{"uid":"u"},"spec":{"containers":[{"name":"a"}]}}"#);
-    let value = |pod: &Pod| serde_json::from_slice::<Value>(&pod.encode()).unwrap().get("status").cloned().unwrap_or_default();
+    let value =
+        |pod: &Pod| serde_json::from_slice::<Value>(&pod.encode()).unwrap().get("status").cloned().unwrap_or_default();
     let before = value(&pod);
     pod.status = Some(of(&pod, "", &Memory::default()));
     let pending = value(&pod);
@@ -108,7 +110,14 @@ fn only_what_changed_is_patched_and_what_was_read_back_changes_nothing() {
     assert_eq!(patch("u", &pending, &value(&pod)), None);
     pod.status = Some(of(&pod, "a:running", &Memory::default()));
     let patch = patch("u", &pending, &value(&pod)).unwrap();
-    let ready = patch["status"]["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == "Ready").unwrap();
+    let ready = patch["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|condition| condition["type"] == "Ready")
+        .unwrap();
     assert_eq!((&ready["status"], &ready["reason"]), (&json!("True"), &Value::Null));
-    assert!(patch["status"]["conditions"].as_array().unwrap().iter().all(|condition| condition["type"] != "PodScheduled"));
+    assert!(
+        patch["status"]["conditions"].as_array().unwrap().iter().all(|condition| condition["type"] != "PodScheduled")
+    );
 }

@@ -156,7 +156,8 @@ mod tests {
 
     /// `name=content` of everything that the volume shows.
     fn shown(volume: &Path) -> String {
-        let mut names: Vec<_> = fs::read_dir(volume).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(volume).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.retain(|name| !name.starts_with(".."));
         names.sort();
         let text = names.iter().map(|name| {

@@ -42,7 +42,12 @@ pub(crate) fn location(pod_directory: &Path, volume: &Volume) -> PathBuf {
 }
 
 /// Sets up every volume of the pod, or brings its files up to date. `stamp` is unique on the node.
-pub(crate) async fn set_up(pod: &Pod, pod_directory: &Path, sources: &Sources<'_>, stamp: &str) -> Result<(), VolumeError> {
+pub(crate) async fn set_up(
+    pod: &Pod,
+    pod_directory: &Path,
+    sources: &Sources<'_>,
+    stamp: &str,
+) -> Result<(), VolumeError> {
     let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
@@ -60,7 +65,13 @@ pub(crate) async fn set_up(pod: &Pod, pod_directory: &Path, sources: &Sources<'_
     Ok(())
 }
 
-fn set_up_one(volume: &Volume, path: &Path, payload: Option<&atomic::Payload>, group: Option<u32>, stamp: &str) -> io::Result<()> {
+fn set_up_one(
+    volume: &Volume,
+    path: &Path,
+    payload: Option<&atomic::Payload>,
+    group: Option<u32>,
+    stamp: &str,
+) -> io::Result<()> {
     if let Some(payload) = payload {
         if volume.config_map.is_some() {
             mounts::directory(path, 0o777)?;
@@ -91,7 +102,12 @@ fn set_up_one(volume: &Volume, path: &Path, payload: Option<&atomic::Payload>, g
             let limit = source.size_limit.as_ref().and_then(|size| machinery::quantity::Quantity::parse(&size.0).ok());
             mounts::tmpfs(path, 0o777, limit.map(|limit| limit.value()))?;
         }
-        other => return Err(io::Error::new(io::ErrorKind::Unsupported, format!("storage medium {other:?} is not supported"))),
+        other => {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("storage medium {other:?} is not supported"),
+            ));
+        }
     }
     match group.filter(|_| fresh) {
         Some(group) => mounts::give_to_group(path, group, true),
@@ -111,7 +127,8 @@ fn host_path(source: &HostPathVolumeSource) -> io::Result<()> {
         }
         _ => {}
     }
-    let refuse = |what: &str| Err(io::Error::other(format!("hostPath type check failed: {} is not {what}", source.path)));
+    let refuse =
+        |what: &str| Err(io::Error::other(format!("hostPath type check failed: {} is not {what}", source.path)));
     let kind = match std::fs::metadata(path) {
         Ok(metadata) => metadata.file_type(),
         Err(_) => return refuse(described(wanted)),

@@ -127,7 +127,13 @@ pub(crate) fn bind_sub_path(volume: &Path, sub_path: &str, target: &Path) -> io:
 fn open_or_make(root: &OwnedFd, relative: &Path, mode: u32) -> io::Result<OwnedFd> {
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+        rustix::fs::openat2(
+            root.as_fd(),
+            path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        )
     };
     match open(relative) {
         Ok(found) => return Ok(found),

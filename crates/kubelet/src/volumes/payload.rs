@@ -36,7 +36,8 @@ const TOKEN_SECONDS_DEFAULT: i64 = 3600;
 /// The tokens that a pod's volumes ask for.
 pub(crate) fn token_claims(pod: &Pod) -> Vec<TokenClaim> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let sources = volumes.filter_map(|volume| volume.projected.as_ref()).flat_map(|projected| projected.sources.iter().flatten());
+    let sources =
+        volumes.filter_map(|volume| volume.projected.as_ref()).flat_map(|projected| projected.sources.iter().flatten());
     sources.filter_map(claim).collect()
 }
 
@@ -103,7 +104,8 @@ fn projection(pod: &Pod, source: &VolumeProjection, mode: i32, sources: &Sources
         let token = sources.tokens.get(&claim).ok_or_else(|| PayloadError("token is not available yet".to_owned()))?;
         let owner = only_user(pod);
         // A token is for the pod's own user alone, where the pod says who that is.
-        let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
+        let group =
+            pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
         let mode = if owner.is_some() || group.is_some() { 0o600 } else { mode };
         return Ok([(projection.path.clone(), file(token.as_bytes().to_vec(), mode, owner))].into());
     }
@@ -123,7 +125,13 @@ fn file(data: Vec<u8>, mode: i32, owner: Option<u32>) -> File {
     File { data, mode: u32::try_from(mode).unwrap_or(0o644) & 0o777, owner }
 }
 
-fn config_map(name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, mode: i32, sources: &Sources<'_>) -> Result<Payload, PayloadError> {
+fn config_map(
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    sources: &Sources<'_>,
+) -> Result<Payload, PayloadError> {
     let data = match sources.lookup.config_map(name) {
         Some(map) => {
             let text = map.data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
@@ -135,7 +143,13 @@ fn config_map(name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, m
     keys(data, items, optional, mode)
 }
 
-fn secret(name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, mode: i32, sources: &Sources<'_>) -> Result<Payload, PayloadError> {
+fn secret(
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    sources: &Sources<'_>,
+) -> Result<Payload, PayloadError> {
     let data = match sources.lookup.secret(name) {
         Some(secret) => secret.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect(),
         None if optional == Some(true) => BTreeMap::new(),
@@ -144,7 +158,12 @@ fn secret(name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, mode:
     keys(data, items, optional, mode)
 }
 
-fn keys(mut data: BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, optional: Option<bool>, mode: i32) -> Result<Payload, PayloadError> {
+fn keys(
+    mut data: BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+) -> Result<Payload, PayloadError> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(data.into_iter().map(|(key, value)| (key, file(value, mode, None))).collect());
     };
@@ -161,7 +180,12 @@ fn keys(mut data: BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, option
     Ok(payload)
 }
 
-fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>, mode: i32, sources: &Sources<'_>) -> Result<Payload, PayloadError> {
+fn downward(
+    pod: &Pod,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    mode: i32,
+    sources: &Sources<'_>,
+) -> Result<Payload, PayloadError> {
     let mut payload = Payload::new();
     for item in items.unwrap_or_default() {
         let value = match (&item.field_ref, &item.resource_field_ref) {
@@ -169,7 +193,8 @@ fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>, mode: i32, sourc
             (None, Some(selector)) => resources::field(pod, None, selector, sources.capacity),
             (None, None) => None,
         };
-        let value = value.ok_or_else(|| PayloadError(format!("unsupported downward API field of file {}", item.path)))?;
+        let value =
+            value.ok_or_else(|| PayloadError(format!("unsupported downward API field of file {}", item.path)))?;
         payload.insert(item.path.clone(), file(value.into_bytes(), item.mode.unwrap_or(mode), None));
     }
     Ok(payload)
@@ -196,13 +221,18 @@ mod tests {
     }
 
     fn check(spec_rest: &str, volume: &str) -> String {
-        let json = format!(r#"{{"metadata":{{"namespace":"ns","labels":{{"a":"b","c":"d"}}}},"spec":{{{spec_rest}"containers":[{{"name":"c"}}],"volumes":[{volume}]}}}}"#);
+        let json = format!(
+            r#"{{"metadata":{{"namespace":"ns","labels":{{"a":"b","c":"d"}}}},"spec":{{{spec_rest}"containers":[{{"name":"c"}}],"volumes":[{volume}]}}}}"#
+        );
         let pod = pod(&json);
         let tokens = token_claims(&pod).into_iter().map(|claim| (claim, "TOKEN".to_owned())).collect();
-        let sources = Sources { lookup: &Objects, tokens: &tokens, pod_ips: &[], host_ips: &[], capacity: Capacity::default() };
+        let sources =
+            Sources { lookup: &Objects, tokens: &tokens, pod_ips: &[], host_ips: &[], capacity: Capacity::default() };
         match files(&pod, &pod.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0], &sources) {
             Some(Ok(files)) => {
-                let text = files.iter().map(|(path, file)| format!("{path}={}:{:o}", String::from_utf8_lossy(&file.data), file.mode));
+                let text = files
+                    .iter()
+                    .map(|(path, file)| format!("{path}={}:{:o}", String::from_utf8_lossy(&file.data), file.mode));
                 text.collect::<Vec<_>>().join(" ")
             }
             Some(Err(error)) => error.to_string(),
@@ -217,13 +247,25 @@ mod tests {
             {"downwardAPI":{"items":[{"path":"namespace","fieldRef":{"fieldPath":"metadata.namespace"}}]}}]}}"#;
         for (spec, volume, wanted) in [
             ("", r#"{"name":"v","configMap":{"name":"ca","defaultMode":256}}"#, "ca.crt=CA:400 other=x:400"),
-            ("", r#"{"name":"v","configMap":{"name":"ca","items":[{"key":"other","path":"d/o","mode":511}]}}"#, "d/o=x:777"),
-            ("", r#"{"name":"v","configMap":{"name":"ca","items":[{"key":"no","path":"p"}]}}"#, "references non-existent config key: no"),
+            (
+                "",
+                r#"{"name":"v","configMap":{"name":"ca","items":[{"key":"other","path":"d/o","mode":511}]}}"#,
+                "d/o=x:777",
+            ),
+            (
+                "",
+                r#"{"name":"v","configMap":{"name":"ca","items":[{"key":"no","path":"p"}]}}"#,
+                "references non-existent config key: no",
+            ),
             ("", r#"{"name":"v","configMap":{"name":"none"}}"#, "configmap \"none\" not found"),
             ("", r#"{"name":"v","secret":{"secretName":"none","optional":true}}"#, ""),
             ("", token, "ca.crt=CA:644 namespace=ns:644 token=TOKEN:644"),
             (r#""securityContext":{"runAsUser":7},"#, token, "ca.crt=CA:644 namespace=ns:644 token=TOKEN:600"),
-            ("", r#"{"name":"v","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels"}}]}}"#, "l=a=\"b\"\nc=\"d\":644"),
+            (
+                "",
+                r#"{"name":"v","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels"}}]}}"#,
+                "l=a=\"b\"\nc=\"d\":644",
+            ),
             ("", r#"{"name":"v","emptyDir":{}}"#, "none"),
         ] {
             assert_eq!(check(spec, volume), wanted, "{volume}");

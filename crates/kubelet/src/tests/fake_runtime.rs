@@ -1,0 +1,282 @@
+//! A container runtime in memory. What a container does is in its command: `exit N` ends at once, anything else runs until it
+//! is stopped. Every container writes one line to its log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use cri::v1::{self, ContainerEventType as Event};
+use cri::{ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{broadcast, mpsc};
+
+/// The runtime. Cloning shares it.
+#[derive(Clone)]
+pub(super) struct FakeRuntime(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    changes: broadcast::Sender<ContainerChange>,
+}
+
+#[derive(Default)]
+struct State {
+    next_id: u32,
+    time: i64,
+    sandboxes: BTreeMap<String, (v1::PodSandboxConfig, v1::PodSandboxStatus)>,
+    containers: BTreeMap<String, (String, v1::ContainerConfig, v1::ContainerStatus)>,
+}
+
+impl FakeRuntime {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::new(State { time: 1_893_456_000_000_000_000, ..State::default() }),
+            changes: broadcast::Sender::new(64),
+        }))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap()
+    }
+
+    /// How many sandboxes and containers there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.sandboxes.len(), state.containers.len())
+    }
+
+    /// The configurations of all containers, in the order of their making.
+    pub(super) fn configs(&self) -> Vec<v1::ContainerConfig> {
+        self.state().containers.values().map(|(_, config, _)| config.clone()).collect()
+    }
+
+    /// The ids of the running containers.
+    pub(super) fn running(&self) -> Vec<String> {
+        let state = self.state();
+        let running =
+            state.containers.values().filter(|(.., status)| status.state() == v1::ContainerState::ContainerRunning);
+        running.map(|(.., status)| status.id.clone()).collect()
+    }
+
+    /// A container ends by itself.
+    pub(super) fn end(&self, id: &str, exit_code: i32) {
+        let change = {
+            let mut state = self.state();
+            state.time += 1;
+            let now = state.time;
+            let Some((sandbox, _, status)) = state.containers.get_mut(id) else { return };
+            if status.state() == v1::ContainerState::ContainerExited {
+                return;
+            }
+            status.set_state(v1::ContainerState::ContainerExited);
+            (status.exit_code, status.finished_at) = (exit_code, now);
+            (sandbox.clone(), status.labels.get(crate::identity::POD_UID).cloned().unwrap_or_default())
+        };
+        self.tell(id, change, Event::ContainerStoppedEvent);
+    }
+
+    fn tell(&self, id: &str, (sandbox_id, pod_uid): (String, String), event: Event) {
+        let _ = self.0.changes.send(ContainerChange { container_id: id.to_owned(), sandbox_id, pod_uid, event });
+    }
+}
+
+fn not_found(kind: &'static str, id: &str) -> RuntimeError {
+    RuntimeError::NotFound { kind, id: id.to_owned() }
+}
+
+fn image(name: &str) -> v1::Image {
+    v1::Image { id: format!("sha256:{name}"), repo_tags: vec![name.to_owned()], size: 7, ..Default::default() }
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    async fn version(&self) -> Result<v1::VersionResponse, RuntimeError> {
+        Ok(v1::VersionResponse { runtime_name: "fake".into(), runtime_version: "1".into(), ..Default::default() })
+    }
+    async fn status(&self) -> Result<v1::RuntimeStatus, RuntimeError> {
+        let condition = |name: &str| v1::RuntimeCondition { r#type: name.into(), status: true, ..Default::default() };
+        Ok(v1::RuntimeStatus { conditions: vec![condition("RuntimeReady"), condition("NetworkReady")] })
+    }
+    async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig, _: &str) -> Result<String, RuntimeError> {
+        let mut state = self.state();
+        state.next_id += 1;
+        let id = format!("sandbox-{:03}", state.next_id);
+        let status = v1::PodSandboxStatus {
+            id: id.clone(),
+            metadata: config.metadata.clone(),
+            labels: config.labels.clone(),
+            network: Some(v1::PodSandboxNetworkStatus { ip: "127.0.0.1".into(), additional_ips: vec![] }),
+            ..Default::default()
+        };
+        state.sandboxes.insert(id.clone(), (config, status));
+        Ok(id)
+    }
+    async fn stop_pod_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        let containers: Vec<_> = {
+            let mut state = self.state();
+            let Some((_, status)) = state.sandboxes.get_mut(id) else { return Ok(()) };
+            status.set_state(v1::PodSandboxState::SandboxNotready);
+            status.network = None;
+            state.containers.iter().filter(|(_, (sandbox, ..))| sandbox == id).map(|(id, _)| id.clone()).collect()
+        };
+        containers.iter().for_each(|container| self.end(container, 137));
+        Ok(())
+    }
+    async fn remove_pod_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        let mut state = self.state();
+        state.sandboxes.remove(id);
+        state.containers.retain(|_, (sandbox, ..)| sandbox != id);
+        Ok(())
+    }
+    async fn pod_sandbox_status(&self, id: &str) -> Result<v1::PodSandboxStatus, RuntimeError> {
+        self.state().sandboxes.get(id).map(|(_, status)| status.clone()).ok_or_else(|| not_found("sandbox", id))
+    }
+    async fn list_pod_sandboxes(
+        &self,
+        filter: Option<v1::PodSandboxFilter>,
+    ) -> Result<Vec<v1::PodSandbox>, RuntimeError> {
+        let filter = filter.unwrap_or_default();
+        let state = self.state();
+        let matching = state.sandboxes.values().map(|(_, status)| status).filter(|status| {
+            filter.label_selector.iter().all(|(label, value)| status.labels.get(label) == Some(value))
+                && filter.state.is_none_or(|wanted| wanted.state == status.state)
+        });
+        Ok(matching
+            .map(|status| v1::PodSandbox {
+                id: status.id.clone(),
+                metadata: status.metadata.clone(),
+                state: status.state,
+                labels: status.labels.clone(),
+                ..Default::default()
+            })
+            .collect())
+    }
+    async fn create_container(
+        &self,
+        sandbox: &str,
+        config: v1::ContainerConfig,
+        _: v1::PodSandboxConfig,
+    ) -> Result<String, RuntimeError> {
+        let mut state = self.state();
+        state.next_id += 1;
+        let id = format!("container-{:03}", state.next_id);
+        let status = v1::ContainerStatus {
+            id: id.clone(),
+            metadata: config.metadata.clone(),
+            state: v1::ContainerState::ContainerCreated as i32,
+            image: config.image.clone(),
+            image_ref: config.image.clone().unwrap_or_default().image,
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+            log_path: config.log_path.clone(),
+            ..Default::default()
+        };
+        state.containers.insert(id.clone(), (sandbox.to_owned(), config, status));
+        Ok(id)
+    }
+    async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let (change, exit_code) = {
+            let mut state = self.state();
+            state.time += 1;
+            let now = state.time;
+            let (sandbox, config, status) = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
+            status.set_state(v1::ContainerState::ContainerRunning);
+            status.started_at = now;
+            let change = (sandbox.clone(), status.labels[crate::identity::POD_UID].clone());
+            let exit_code =
+                config.command.first().filter(|word| *word == "exit").map(|_| config.command[1].parse().unwrap());
+            let (sandbox, log) = (sandbox.clone(), config.log_path.clone());
+            let log = std::path::Path::new(&state.sandboxes[&sandbox].0.log_directory).join(log);
+            std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+            std::fs::write(log, format!("2030-01-01T00:00:00Z stdout F hello from {id}\n")).unwrap();
+            (change, exit_code)
+        };
+        self.tell(id, change, Event::ContainerStartedEvent);
+        if let Some(code) = exit_code {
+            self.end(id, code);
+        }
+        Ok(())
+    }
+    async fn stop_container(&self, id: &str, _: i64) -> Result<(), RuntimeError> {
+        self.end(id, 137);
+        Ok(())
+    }
+    async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.state().containers.remove(id);
+        Ok(())
+    }
+    async fn list_containers(&self, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>, RuntimeError> {
+        let filter = filter.unwrap_or_default();
+        let state = self.state();
+        let matching = state.containers.values().filter(|(.., status)| {
+            filter.label_selector.iter().all(|(label, value)| status.labels.get(label) == Some(value))
+                && filter.state.is_none_or(|wanted| wanted.state == status.state)
+        });
+        Ok(matching
+            .map(|(sandbox, _, status)| v1::Container {
+                id: status.id.clone(),
+                pod_sandbox_id: sandbox.clone(),
+                metadata: status.metadata.clone(),
+                state: status.state,
+                labels: status.labels.clone(),
+                annotations: status.annotations.clone(),
+                ..Default::default()
+            })
+            .collect())
+    }
+    async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus, RuntimeError> {
+        self.state().containers.get(id).map(|(.., status)| status.clone()).ok_or_else(|| not_found("container", id))
+    }
+    async fn update_container_resources(&self, _: &str, _: v1::LinuxContainerResources) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+    async fn reopen_container_log(&self, _: &str) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+    async fn exec_sync(&self, _: &str, command: Vec<String>, _: i64) -> Result<v1::ExecSyncResponse, RuntimeError> {
+        Ok(v1::ExecSyncResponse { exit_code: i32::from(command != ["true"]), ..Default::default() })
+    }
+    /// Echoes its input, says goodbye on its error output, and ends with 3.
+    async fn exec(&self, _: ExecStart) -> Result<ExecSession, RuntimeError> {
+        let (input, mut from_client) = mpsc::channel(4);
+        let (to_client, output) = mpsc::channel(4);
+        base::Tasks::new("fake").spawn("exec", async move {
+            while let Some(next) = from_client.recv().await {
+                match next {
+                    Input::Stdin(data) => to_client.send(Output::Stdout(data)).await.unwrap(),
+                    Input::Resize(_) => {}
+                    Input::StdinClosed => break,
+                }
+            }
+            let _ = to_client.send(Output::Stderr("bye".into())).await;
+            let _ = to_client.send(Output::Exited(3)).await;
+        });
+        Ok(ExecSession { input, output })
+    }
+    async fn events(&self) -> Result<BoxStream<'static, ContainerChange>, RuntimeError> {
+        let changes = tokio_stream::wrappers::BroadcastStream::new(self.0.changes.subscribe());
+        Ok(changes
+            .take_while(|change| futures::future::ready(change.is_ok()))
+            .filter_map(|change| futures::future::ready(change.ok()))
+            .boxed())
+    }
+    async fn container_stats(&self, _: &str) -> Result<v1::ContainerStats, RuntimeError> {
+        Ok(v1::ContainerStats::default())
+    }
+    async fn list_images(&self) -> Result<Vec<v1::Image>, RuntimeError> {
+        Ok(vec![image("busybox:1")])
+    }
+    async fn image_status(&self, name: &str) -> Result<Option<v1::Image>, RuntimeError> {
+        Ok((!name.starts_with("missing")).then(|| image(name)))
+    }
+    async fn pull_image(&self, name: &str, _: Option<v1::AuthConfig>) -> Result<String, RuntimeError> {
+        Err(not_found("image", name))
+    }
+    async fn remove_image(&self, _: &str) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+    async fn image_fs_info(&self) -> Result<Vec<v1::FilesystemUsage>, RuntimeError> {
+        Ok(vec![])
+    }
+}
