@@ -89,7 +89,8 @@ pub(crate) async fn http_get(
     if !path.starts_with('/') {
         path.insert(0, '/');
     }
-    let asked = async {
+    // On the heap while it lasts: a prober that waits for its next turn keeps nothing of it.
+    let asked = Box::pin(async {
         for _ in 0..REDIRECTS_MAX {
             let url = format!("{}://{host}:{port}{path}", if secure { "https" } else { "http" });
             let answer = get(&host, port, secure, &path, action)
@@ -101,7 +102,7 @@ pub(crate) async fn http_get(
             }
         }
         Err(format!("stopped after {REDIRECTS_MAX} redirects"))
-    };
+    });
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(200..=399)) => Outcome::Success,
         Ok(Ok(status)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
@@ -200,7 +201,7 @@ pub(crate) async fn grpc(action: &GRPCAction, target: &Target, timeout: Duration
     let Some(ip) = target.pod_ip else { return Outcome::Failure("the pod has no address yet".into()) };
     let Ok(port) = u16::try_from(action.port) else { return Outcome::Failure(format!("invalid port {}", action.port)) };
     let service = action.service.as_deref().unwrap_or_default();
-    match tokio::time::timeout(timeout, check_health(ip, port, service)).await {
+    match tokio::time::timeout(timeout, Box::pin(check_health(ip, port, service))).await {
         // Field 1 of the answer is the status; 1 is SERVING.
         Ok(Ok(answer)) if answer.ends_with(&[0x08, 0x01]) => Outcome::Success,
         Ok(Ok(_)) => Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".into()),

@@ -120,7 +120,7 @@ pub(crate) fn hosts_file(
         for ip in ips {
             match full_name {
                 Some(full) => {
-                    text.push_str(&format!("{ip}\t{full}\t{}\n", host_name.split('.').next().unwrap_or(host_name)))
+                    text.push_str(&format!("{ip}\t{full}\t{}\n", host_name.split('.').next().unwrap_or(host_name)));
                 }
                 None => text.push_str(&format!("{ip}\t{host_name}\n")),
             }

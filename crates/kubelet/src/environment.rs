@@ -241,7 +241,7 @@ pub(crate) fn service_variables<'a>(
                 }
                 Ok(service) => variables.append(&mut variables_of(&service)),
                 Err(error) => {
-                    tracing::warn!(service = %key, error = base::chain(&error), "service skipped: it cannot be read")
+                    tracing::warn!(service = %key, error = base::chain(&error), "service skipped: it cannot be read");
                 }
             }
         }

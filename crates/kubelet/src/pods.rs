@@ -75,7 +75,12 @@ impl Pods {
 
     fn deleted(&self, object: &Object) {
         if let Some((_, inbox)) = self.lock().get(object.uid()) {
-            inbox.put(|mail| mail.gone = true);
+            // Its last state says how long its containers may still take.
+            let last = object.clone();
+            inbox.put(|mail| {
+                mail.pod = Some(last);
+                mail.gone = true;
+            });
         }
     }
 
@@ -101,7 +106,7 @@ impl Pods {
                 None => return,
                 Some(Ok(())) => backoff.reset(),
                 Some(Err(error)) => {
-                    tracing::warn!(error = chain(&error), "cannot follow the runtime's events; trying again")
+                    tracing::warn!(error = chain(&error), "cannot follow the runtime's events; trying again");
                 }
             }
             if stop.or_stopped(tokio::time::sleep(backoff.next_delay())).await.is_none() {

@@ -34,6 +34,8 @@ use crate::tokens::Tokens;
 /// First and longest wait after an action failed.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long after files of a volume could not be brought up to date they are tried again, unless a change comes first.
+const VOLUMES_RETRY: Duration = Duration::from_secs(10);
 /// A container that could not be started is tried again after this long at first; upstream's figures.
 const START_RETRY_FIRST: Duration = Duration::from_secs(10);
 const START_RETRY_MAX: Duration = Duration::from_secs(300);
@@ -75,6 +77,7 @@ pub(crate) struct Worker {
     status_in_flight: bool,
     delete_in_flight: bool,
     api_retry: Option<Instant>,
+    volumes_retry: Option<Instant>,
     api_backoff: Backoff,
     probers: BTreeMap<(String, ProbeKind), Stop>,
     /// Containers whose `preStop` hook was started.
@@ -116,6 +119,7 @@ impl Worker {
             status_in_flight: false,
             delete_in_flight: false,
             api_retry: None,
+            volumes_retry: None,
             api_backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
             probers: BTreeMap::new(),
             hooks_done: BTreeSet::new(),
@@ -185,6 +189,7 @@ impl Worker {
         self.memory.probes.extend(mail.probes);
         if mail.references {
             self.volumes_dirty = true;
+            self.volumes_retry = None;
             self.hurry();
         }
         if let Some(object) = mail.pod {
@@ -236,7 +241,7 @@ impl Worker {
         }
         let now = self.host.clock.now();
         self.check_deadline(now);
-        let Some(observed) = self.observed.take() else { return None };
+        let observed = self.observed.take()?;
         let held = self.held();
         let view = View {
             pod: &self.pod,
@@ -295,7 +300,9 @@ impl Worker {
             |at: Timestamp| Instant::now() + Duration::try_from(at.duration_since(now)).unwrap_or_default();
         let retries = self.retries.values().map(|retry| retry.until).filter(|until| *until > Instant::now()).min();
         let tokens = self.tokens.as_ref().and_then(Tokens::renew_at).map(from_clock);
-        [planned.map(from_clock), retries, self.api_retry, tokens].into_iter().flatten().min()
+        // What is due already was begun in this step, or waits for the end of a job: looking again at once would spin.
+        let due = [planned.map(from_clock), retries, self.api_retry, self.volumes_retry, tokens];
+        due.into_iter().flatten().filter(|at| *at > Instant::now()).min()
     }
 
     /// The change of the API's status that this view asks for.
@@ -425,11 +432,12 @@ impl Worker {
             return;
         }
         let due = self.tokens.as_ref().and_then(Tokens::renew_at).is_some_and(|at| at <= now);
-        if !(self.volumes_dirty || due) || self.api_retry.is_some_and(|at| at > Instant::now()) {
+        if !(self.volumes_dirty || due) || self.volumes_retry.is_some_and(|at| at > Instant::now()) {
             return;
         }
         let Some(mut tokens) = self.tokens.take() else { return };
         self.volumes_dirty = false;
+        self.volumes_retry = None;
         let ips = observed.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
         let job = self.job(&ips);
         let future = async move {
@@ -524,7 +532,7 @@ impl Worker {
                     (None, Ok(())) => {}
                     (None, Err(_)) => {
                         self.volumes_dirty = true;
-                        self.api_retry = Some(Instant::now() + self.api_backoff.next_delay());
+                        self.volumes_retry = Some(Instant::now() + VOLUMES_RETRY);
                     }
                 }
             }

@@ -61,13 +61,14 @@ struct Seen {
 /// Registers the node and keeps it true until `stop`.
 pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-    let mut reported: Option<(Value, tokio::time::Instant)> = None;
+    let mut reported: Option<Reported> = None;
+    let mut images = registration.images().await;
     while !stop.is_stopped() {
-        let seen = registration.look(facts.clone()).await;
+        let seen = registration.look(facts.clone(), images.clone()).await;
         let healthy = seen.runtime.is_ok() && not_ready(&seen).is_none();
         let round = async {
             reported = registration.report(&seen, reported.take()).await?;
-            renew_lease(&registration).await
+            renew_lease(&registration, reported.as_ref()).await
         };
         let wait = match stop.or_stopped(round).await {
             None => break,
@@ -83,14 +84,44 @@ pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
         };
         tokio::select! {
             () = stop.stopped() => break,
-            () = registration.images_changed.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = registration.images_changed.notified() => images = registration.images().await,
+            () = tokio::time::sleep(wait) => {
+                // Images that came without the kubelet (by an import) show with the next full report.
+                if reported.as_ref().is_none_or(Reported::is_due) {
+                    images = registration.images().await;
+                }
+            }
         }
     }
 }
 
+/// What the API has of the node.
+struct Reported {
+    uid: String,
+    status: Value,
+    at: tokio::time::Instant,
+}
+
+impl Reported {
+    fn new(object: &api::Object) -> Self {
+        let status = object.to_value()["status"].take();
+        Self { uid: object.uid().to_owned(), status, at: tokio::time::Instant::now() }
+    }
+
+    fn is_due(&self) -> bool {
+        self.at.elapsed() >= REPORT_INTERVAL
+    }
+}
+
 impl Registration {
-    async fn look(&self, facts: Facts) -> Seen {
+    async fn images(&self) -> Vec<v1::Image> {
+        self.runtime.list_images().await.unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "cannot list images for the node's status");
+            Vec::new()
+        })
+    }
+
+    async fn look(&self, facts: Facts, images: Vec<v1::Image>) -> Seen {
         let version = self.runtime.version().await;
         Seen {
             facts,
@@ -99,10 +130,7 @@ impl Registration {
                 .map(|version| format!("{}://{}", version.runtime_name, version.runtime_version))
                 .unwrap_or_default(),
             runtime: self.runtime.status().await.map_err(|error| chain(&error)),
-            images: self.runtime.list_images().await.unwrap_or_else(|error| {
-                tracing::warn!(error = chain(&error), "cannot list images for the node's status");
-                Vec::new()
-            }),
+            images,
         }
     }
 
@@ -110,34 +138,28 @@ impl Registration {
         Key::new("", self.name.as_str())
     }
 
-    /// Writes what changed. Returns the status that the API has now, and when it was last written.
-    async fn report(
-        &self,
-        seen: &Seen,
-        reported: Option<(Value, tokio::time::Instant)>,
-    ) -> Result<Option<(Value, tokio::time::Instant)>, ClientError> {
+    /// Writes what changed; returns what the API has then, or nothing where the node is gone.
+    async fn report(&self, seen: &Seen, reported: Option<Reported>) -> Result<Option<Reported>, ClientError> {
         let now = self.clock.now();
-        let known = match &reported {
-            Some((status, _)) => status.clone(),
+        let known = match reported {
+            Some(known) => known,
             None => self.register(seen, now).await?,
         };
-        let wanted = status(self, seen, &known, now);
-        let due = reported.as_ref().is_none_or(|(_, at)| at.elapsed() >= REPORT_INTERVAL);
-        let Some(patch) = status_patch(&known, &wanted, due) else {
-            return Ok(Some((known, reported.map_or_else(tokio::time::Instant::now, |(_, at)| at))));
+        let wanted = status(self, seen, &known.status, now);
+        let Some(patch) = status_patch(&known.status, &wanted, known.is_due()) else {
+            return Ok(Some(known));
         };
-        let written =
-            self.client.patch(Node::resource(), &self.key(), Some("status"), PatchType::StrategicMerge, &patch).await;
-        match written {
-            Ok(object) => Ok(Some((object.to_value()["status"].take(), tokio::time::Instant::now()))),
+        let client = &self.client;
+        match client.patch(Node::resource(), &self.key(), Some("status"), PatchType::StrategicMerge, &patch).await {
+            Ok(object) => Ok(Some(Reported::new(&object))),
             // Somebody deleted the node: the next round registers it again.
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Creates the node, or takes over the one that is there; returns the status that it has.
-    async fn register(&self, seen: &Seen, now: Timestamp) -> Result<Value, ClientError> {
+    /// Creates the node, or takes over the one that is there.
+    async fn register(&self, seen: &Seen, now: Timestamp) -> Result<Reported, ClientError> {
         let node = json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": self.name, "labels": labels(&self.name, &seen.facts),
@@ -157,13 +179,16 @@ impl Registration {
             }
             Err(error) => return Err(error),
         };
-        Ok(object.to_value()["status"].take())
+        Ok(Reported::new(&object))
     }
 }
 
-async fn renew_lease(registration: &Registration) -> Result<(), ClientError> {
+/// The lease goes with its node.
+async fn renew_lease(registration: &Registration, reported: Option<&Reported>) -> Result<(), ClientError> {
     let Registration { client, clock, name, .. } = registration;
-    control::lease::renew(client, clock, "kube-node-lease", name, name, LEASE_SECONDS).await.map(drop)
+    let owner = reported.map(|node| json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid}));
+    let key = Key::new("kube-node-lease", name.as_str());
+    control::lease::renew_owned(client, clock, &key, name, LEASE_SECONDS, owner.as_ref()).await.map(drop)
 }
 
 fn labels(name: &str, facts: &Facts) -> BTreeMap<&'static str, String> {

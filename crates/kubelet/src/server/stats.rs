@@ -128,8 +128,8 @@ pub(super) async fn metrics(host: &Host) -> Result<Response<Body>, Refusal> {
         |list: Vec<(String, u64)>| list.into_iter().map(|(labels, value)| (labels, seconds(value))).collect::<Vec<_>>();
     let in_bytes =
         |list: Vec<(String, u64)>| list.into_iter().map(|(labels, value)| (labels, value as f64)).collect::<Vec<_>>();
-    let (cpu, memory): (fn(&Usage) -> u64, fn(&Usage) -> u64) =
-        (|usage| usage.cpu_nanoseconds, |usage| usage.working_set_bytes);
+    let cpu = |usage: &Usage| usage.cpu_nanoseconds;
+    let memory = |usage: &Usage| usage.working_set_bytes;
     family(
         "container_cpu_usage_seconds_total",
         "counter",

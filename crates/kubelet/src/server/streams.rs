@@ -9,8 +9,8 @@ use std::time::Duration;
 use base::chain;
 use bytes::{BufMut, Bytes, BytesMut};
 use cri::{ExecSession, ExecStart, Input, Output, TerminalSize, v1};
-use futures::future::{Either, select};
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use futures::future::{BoxFuture, Either, select};
+use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -132,13 +132,16 @@ async fn open(
     Ok(response)
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The socket that an upgrade becomes, and whether it speaks the best protocol.
+pub(super) type Upgrade = BoxFuture<'static, Result<(Socket, bool), BoxError>>;
 
 /// The answer to a WebSocket handshake, and the socket that follows it, with whether it speaks the first protocol.
 pub(super) fn upgrade(
     mut request: Request<Incoming>,
     protocols: &'static [&'static str],
-) -> Result<(Response<Body>, impl Future<Output = Result<(Socket, bool), BoxError>> + Send + 'static), Refusal> {
+) -> Result<(Response<Body>, Upgrade), Refusal> {
     let bad = |message: &str| Refusal(StatusCode::BAD_REQUEST, message.to_owned());
     let headers = request.headers();
     if !has_token(headers, &header::UPGRADE, "websocket") {
@@ -170,7 +173,7 @@ pub(super) fn upgrade(
         config.max_frame_size = Some(MESSAGE_BYTES_MAX);
         Ok((WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await, best))
     };
-    Ok((response, socket))
+    Ok((response, socket.boxed()))
 }
 
 fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use base::Clock;
+use control::harness::HarnessClock;
 use cri::v1::{self, ContainerEventType as Event};
 use cri::{ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError};
 use futures::StreamExt;
@@ -16,6 +18,7 @@ use tokio::sync::{broadcast, mpsc};
 pub(super) struct FakeRuntime(Arc<Inner>);
 
 struct Inner {
+    clock: HarnessClock,
     state: Mutex<State>,
     changes: broadcast::Sender<ContainerChange>,
 }
@@ -23,17 +26,17 @@ struct Inner {
 #[derive(Default)]
 struct State {
     next_id: u32,
-    time: i64,
     sandboxes: BTreeMap<String, (v1::PodSandboxConfig, v1::PodSandboxStatus)>,
     containers: BTreeMap<String, (String, v1::ContainerConfig, v1::ContainerStatus)>,
 }
 
 impl FakeRuntime {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Inner {
-            state: Mutex::new(State { time: 1_893_456_000_000_000_000, ..State::default() }),
-            changes: broadcast::Sender::new(64),
-        }))
+    pub(super) fn new(clock: HarnessClock) -> Self {
+        Self(Arc::new(Inner { clock, state: Mutex::default(), changes: broadcast::Sender::new(64) }))
+    }
+
+    fn now(&self) -> i64 {
+        i64::try_from(self.0.clock.now().as_nanosecond()).unwrap()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -63,8 +66,7 @@ impl FakeRuntime {
     pub(super) fn end(&self, id: &str, exit_code: i32) {
         let change = {
             let mut state = self.state();
-            state.time += 1;
-            let now = state.time;
+            let now = self.now();
             let Some((sandbox, _, status)) = state.containers.get_mut(id) else { return };
             if status.state() == v1::ContainerState::ContainerExited {
                 return;
@@ -178,8 +180,7 @@ impl Runtime for FakeRuntime {
     async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
         let (change, exit_code) = {
             let mut state = self.state();
-            state.time += 1;
-            let now = state.time;
+            let now = self.now();
             let (sandbox, config, status) = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
             status.set_state(v1::ContainerState::ContainerRunning);
             status.started_at = now;

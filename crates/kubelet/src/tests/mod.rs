@@ -80,9 +80,10 @@ impl Kubelet {
 
 impl Cluster {
     fn new() -> Self {
+        let api = Api::new(Random::from_seed(7));
         Self {
-            api: Api::new(Random::from_seed(7)),
-            runtime: FakeRuntime::new(),
+            runtime: FakeRuntime::new(api.clock()),
+            api,
             dir: tempfile::tempdir().unwrap(),
             identities: Identities::new(),
         }
@@ -243,6 +244,41 @@ async fn jobs_end_crash_loops_wait_and_missing_images_are_named() {
         (&json!(1), &json!(1))
     );
     until("the pull backs off", || state("image")["state"]["waiting"]["reason"] == "ImagePullBackOff").await;
+    kubelet.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_node_writes_nothing_but_its_lease() {
+    let cluster = Cluster::new();
+    let kubelet = cluster.start().await;
+    cluster.pod("web", json!({"containers": [{"name": "web", "image": "busybox:1", "livenessProbe": {"exec": {"command": ["true"]}}}]}));
+    cluster.phase("web", "Running").await;
+    // Events of the start are still being written.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let before = cluster.api.writes();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(cluster.api.writes() - before, 10);
+    kubelet.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashing_container_restarts_after_10_20_and_40_seconds() {
+    let cluster = Cluster::new();
+    let kubelet = cluster.start().await;
+    cluster.pod("crash", json!({"containers": [{"name": "c", "image": "busybox:1", "command": ["exit", "1"]}]}));
+    let mut restarted_at = Vec::new();
+    for restarts in 1..=4 {
+        let count = || cluster.get("crash").unwrap()["status"]["containerStatuses"][0]["restartCount"] == restarts;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !count() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        restarted_at.push(tokio::time::Instant::now());
+    }
+    let waits: Vec<_> = restarted_at.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64().round()).collect();
+    assert_eq!(waits, [10.0, 20.0, 40.0]);
+    // Of all those runs only the last two are kept.
+    until("old runs are removed", || cluster.runtime.counts() == (1, 2)).await;
     kubelet.end().await;
 }
 
