@@ -50,8 +50,8 @@ impl Server {
     pub async fn start(config: Config, tasks: Tasks, stop: Stop) -> Result<Arc<Self>, StartError> {
         let caches = Caches::start(config.store.clone(), &tasks, stop.clone()).await?;
         let config = Arc::new(config);
-        let parts = Parts { caches: caches.clone(), config: config.clone() };
         let access = Access::start(&config, &caches).await?;
+        let parts = Parts { caches: caches.clone(), config: config.clone(), access: access.clone() };
         let server = Arc::new(Self {
             served: served(&parts),
             plugins: admission::PLUGINS.iter().map(|descriptor| (descriptor.plugin)(&parts)).collect(),

@@ -111,7 +111,14 @@ impl Cluster {
         };
         let server = Server::start(config, Tasks::new("apiserver"), stop.clone()).await.unwrap();
         let transport = server.transport(UserInfo::new("admin", &["system:masters"]));
-        Self { server, stop, pki, transport }
+        let cluster = Self { server, stop, pki, transport };
+        // A controller gives every namespace the account that its pods run as.
+        for namespace in ["default", "kube-public"] {
+            let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+            let (status, answer) = cluster.call(Method::POST, &accounts, &json!({"metadata": {"name": "default"}})).await;
+            assert!(matches!(status, StatusCode::CREATED | StatusCode::CONFLICT), "{answer}");
+        }
+        cluster
     }
 
     pub(crate) async fn send(&self, request: Request<Bytes>) -> http::Response<Body> {
