@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 
 use crate::cache::Cache;
 use crate::changes::Change;
-use crate::client::{Client, ClientError, Written};
+use crate::client::{Client, ClientError, WatchScope, Written};
 use crate::events::Recorder;
 use crate::informer::Informers;
 use crate::queue::{Done, Queue};
@@ -201,7 +201,7 @@ impl<S: Send + Sync + 'static> Controller<S> {
         let writes = Writes::default();
         let ctx = Ctx { client: writes.recording(&self.ctx.client), ..self.ctx.clone() };
         let result = AssertUnwindSafe((self.descriptor.reconcile)(key.clone(), ctx)).catch_unwind().await;
-        let settled = tokio::time::timeout(SETTLE_TIME_MAX, writes.settle(&self.ctx.informers, &self.ctx.client)).await;
+        let settled = tokio::time::timeout(SETTLE_TIME_MAX, writes.settle(&self.ctx.informers)).await;
         if settled.is_err() {
             tracing::warn!(controller, %key, "the caches have not seen this key's writes; going on without");
         }
@@ -281,14 +281,14 @@ impl Writes {
     }
 
     /// Waits until every cache of a written resource shows what was written.
-    pub async fn settle(&self, informers: &Informers, client: &Client) {
+    pub async fn settle(&self, informers: &Informers) {
         let writes = std::mem::take(&mut *self.0.lock().expect("no holder of the list of writes panics"));
         for (resource, written) in writes {
             let Some(cache) = informers.existing(&resource) else { continue };
             match written {
                 Written::At(_, revision) => cache.wait_until(|cache| cache.revision() >= revision).await,
                 Written::Deleted(key, uid) => cache.wait_until(|cache| is_deleted(cache, &key, uid.as_deref())).await,
-                Written::Unknown(key) => settle_unknown(&cache, client, &resource, &key).await,
+                Written::Unknown(key) => settle_unknown(&cache, informers.client(), &resource, &key).await,
             }
         }
     }
@@ -298,13 +298,19 @@ fn is_deleted(cache: &Cache, key: &Key, uid: Option<&str>) -> bool {
     cache.get(key).is_none_or(|object| object.is_deleting() || uid.is_some_and(|uid| object.uid() != uid))
 }
 
-/// Asks what became of a write, and waits until the cache shows that.
+/// Asks what became of a write, and waits until the cache shows that. Asked as a list under the identity that watches:
+/// upstream's roles let many controllers write what they may not get.
 async fn settle_unknown(cache: &Cache, client: &Client, resource: &Resource, key: &Key) {
     loop {
-        match client.get(resource, key).await {
-            Ok(object) => return cache.wait_until(|cache| cache.revision() >= object.revision()).await,
-            Err(error) if error.is_not_found() => return cache.wait_until(|cache| cache.get(key).is_none()).await,
+        match client.list(resource, &WatchScope::key(key)).await {
+            Ok(list) => match list.items.first().map(Object::revision) {
+                Some(revision) => return cache.wait_until(|cache| cache.revision() >= revision).await,
+                None => return cache.wait_until(|cache| cache.get(key).is_none()).await,
+            },
             Err(_) => tokio::time::sleep(LOST_ANSWER_RETRY).await,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

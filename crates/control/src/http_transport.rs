@@ -106,3 +106,6 @@ impl Transport for HttpTransport {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,7 +215,7 @@ impl GarbageCollector {
         let writes = Writes::default();
         let ctx = Ctx { client: writes.recording(&self.ctx.client), ..self.ctx.clone() };
         let result = AssertUnwindSafe(self.process(&ctx, item)).catch_unwind().await;
-        let settled = writes.settle(&ctx.informers, &ctx.client);
+        let settled = writes.settle(&ctx.informers);
         if tokio::time::timeout(SETTLE_TIME_MAX, settled).await.is_err() {
             tracing::warn!(controller = NAME, key = %item.1, "the caches have not seen the writes; going on without");
         }

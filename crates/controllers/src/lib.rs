@@ -23,6 +23,8 @@ mod discovery;
 mod fixtures;
 mod pods;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -107,6 +109,11 @@ pub async fn run(config: Config, stop: Stop) {
     tasks.join().await;
 }
 
+/// The service account of a controller. Upstream has one for both controllers that write nodes.
+fn identity(name: &str) -> &str {
+    if name == node_ipam::CONTROLLER.name { node_lifecycle::CONTROLLER.name } else { name }
+}
+
 fn context(
     config: &Config,
     settings: &Arc<Settings>,
@@ -115,7 +122,7 @@ fn context(
     stop: &Stop,
     name: &str,
 ) -> Ctx {
-    let client = (config.clients)(name);
+    let client = (config.clients)(identity(name));
     let recorder = Recorder::new(client.clone(), tasks, stop.clone(), config.clock.clone(), name, "");
     let (informers, clock, random) = (informers.clone(), config.clock.clone(), config.random.clone());
     Ctx { client, informers, clock, random, recorder, settings: settings.clone() }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::{Key, Object, resources};
 use bytes::Bytes;
-use control::{Informers, Next, PatchType, ReconcileError, Trigger};
+use control::{Informers, Next, ReconcileError, Trigger};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
                 "data": wanted});
             ctx.client.create(resources::CONFIG_MAPS, &key.name, Bytes::from(map.to_string())).await
         }
-        Plan::Patch(patch) => ctx.client.patch(resources::CONFIG_MAPS, &map_key, None, PatchType::Merge, &patch).await,
+        Plan::Update(map) => ctx.client.update(resources::CONFIG_MAPS, &map_key, Bytes::from(map.to_string())).await,
     };
     match done {
         Err(error) if error.is_already_exists() || error.is_namespace_terminating() => {}
@@ -61,7 +61,7 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
 enum Plan {
     Nothing,
     Create,
-    Patch(Value),
+    Update(Value),
 }
 
 fn plan(map: Option<&Value>, wanted: &Value) -> Plan {
@@ -69,14 +69,10 @@ fn plan(map: Option<&Value>, wanted: &Value) -> Plan {
     if map["data"] == *wanted {
         return Plan::Nothing;
     }
-    // A merge patch keeps what it does not name: other entries are taken out one by one.
-    let mut data = wanted.clone();
-    for name in map["data"].as_object().into_iter().flat_map(serde_json::Map::keys) {
-        if wanted.get(name).is_none() {
-            data[name] = Value::Null;
-        }
-    }
-    Plan::Patch(json!({"metadata": {"annotations": {"kubernetes.io/description": DESCRIPTION}}, "data": data}))
+    let mut map = map.clone();
+    map["metadata"]["annotations"]["kubernetes.io/description"] = DESCRIPTION.into();
+    map["data"] = wanted.clone();
+    Plan::Update(map)
 }
 
 #[cfg(test)]
