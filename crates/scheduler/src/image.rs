@@ -5,17 +5,45 @@
 //! until it is gone or has ended; what it added is what is taken away, since the image keeps the pod as it was counted. A pod
 //! may arrive before its node: the node's slot is then held without being a place to go. Slots are used again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use api::Key;
 
 use crate::intern::{Interner, Symbol};
 use crate::node::NodeInfo;
-use crate::pod::{HostPort, Needs, PodInfo};
+use crate::pod::{AffinityTerm, HostPort, Needs, PodInfo};
 
 /// A label's key and value.
-type Label = (Box<str>, Box<str>);
+pub type Label = (Box<str>, Box<str>);
+
+/// Pods of a namespace that have the same labels, by node.
+#[derive(Debug, Default)]
+pub struct Crowd {
+    nodes: HashMap<NodeIndex, Number>,
+}
+
+/// How many pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Number {
+    /// All of them.
+    pub pods: usize,
+    /// Those of them that are being deleted.
+    pub deleting: usize,
+}
+
+impl Crowd {
+    /// On which nodes how many are.
+    pub fn nodes<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = (&'a Node, Number)> {
+        self.nodes.iter().map(|(index, number)| (image.node(*index), *number))
+    }
+}
+
+/// A term by which pods keep others away.
+struct Keeper {
+    term: AffinityTerm,
+    nodes: HashMap<NodeIndex, usize>,
+}
 
 /// A node's place in the image. Used again once the node and its pods are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,10 +204,12 @@ pub struct Image {
     by_name: HashMap<Arc<str>, NodeIndex>,
     /// The present nodes. Placement goes round in this order.
     order: Vec<NodeIndex>,
-    /// By namespace, then name: pods look for others in their own namespace.
-    pods: BTreeMap<Key, Held>,
-    /// Those that other pods may not come near.
-    keeping_away: BTreeSet<Key>,
+    pods: HashMap<Key, Held>,
+    /// How many pods with the same labels are on each node, by namespace and labels: pods that look for others look at
+    /// their labels, which all pods of a controller share.
+    crowds: BTreeMap<Arc<str>, HashMap<Box<[Label]>, Crowd>>,
+    /// Anti-affinity terms of counted pods, by namespace and text, with how many pods on each node have it.
+    keepers: BTreeMap<(Arc<str>, String), Keeper>,
     /// Labels of namespaces.
     namespaces: HashMap<Box<str>, Vec<Label>>,
     /// Where the pods are that were promised room.
@@ -232,22 +262,20 @@ impl Image {
         self.pods.get(key).is_some_and(|held| held.generation == generation && *held.needs.labels == *labels)
     }
 
-    /// Walks over the counted pods of a namespace or of all, with their nodes, and whether they are being deleted.
-    pub fn each_pod<'a>(&'a self, namespace: Option<&str>, mut see: impl FnMut(&'a Key, &'a Node, &'a Needs, bool)) {
-        let first = Key::new(namespace.unwrap_or_default(), "");
-        for (key, held) in self.pods.range(first..) {
-            if namespace.is_some_and(|namespace| *key.namespace != *namespace) {
-                break;
-            }
-            see(key, self.node(held.node), &held.needs, held.deleting);
-        }
+    /// The counted pods of a namespace or of all: namespace, labels, and how many pods have them on which nodes.
+    pub fn crowds(&self, namespace: Option<&str>) -> impl Iterator<Item = (&str, &[Label], &Crowd)> {
+        let one = namespace.map(|namespace| self.crowds.get_key_value(namespace).into_iter());
+        let all = namespace.is_none().then(|| self.crowds.iter());
+        let namespaces = one.into_iter().flatten().chain(all.into_iter().flatten());
+        namespaces.flat_map(|(namespace, by_labels)| {
+            by_labels.iter().map(move |(labels, crowd)| (&**namespace, &**labels, crowd))
+        })
     }
 
-    /// The counted pods that other pods may not come near, with their nodes.
-    pub fn keeping_away(&self) -> impl Iterator<Item = (&Key, &Node, &Needs)> {
-        self.keeping_away.iter().filter_map(|key| {
-            let held = self.pods.get(key)?;
-            Some((key, self.node(held.node), &*held.needs))
+    /// The anti-affinity terms of counted pods, with the namespace of these and the nodes where they are.
+    pub fn keepers(&self) -> impl Iterator<Item = (&str, &AffinityTerm, impl Iterator<Item = &Node>)> {
+        self.keepers.iter().map(|((namespace, _), keeper)| {
+            (&**namespace, &keeper.term, keeper.nodes.keys().map(|index| self.node(*index)))
         })
     }
 
@@ -302,6 +330,13 @@ impl Image {
         self.pods.len()
     }
 
+    /// How much is still held: nothing once all nodes and pods are gone.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> usize {
+        let counted = self.pods.len() + self.crowds.len() + self.keepers.len() + self.nominated.len();
+        counted + self.by_name.len() + self.images.len() + self.soft_taints + self.interner.len()
+    }
+
     /// Takes in a node's state and says what of it changed for the better of pods that wait.
     pub fn apply_node(&mut self, info: NodeInfo) -> (NodeIndex, What) {
         let index = self.slot(&info.name);
@@ -353,14 +388,27 @@ impl Image {
         let Some(held) = self.pods.get_mut(key) else { return false };
         let same = &*held.uid == uid && *self.nodes[held.node.0 as usize].name == *node;
         held.assumed &= !same;
+        let changed = held.deleting != deleting;
         held.deleting = deleting;
+        if changed {
+            let (needs, node) = (held.needs.clone(), held.node);
+            self.gather(key, &needs, node, |number| {
+                number.deleting = if deleting { number.deleting + 1 } else { number.deleting - 1 };
+            });
+        }
         same
     }
 
     /// Counts a pod no longer. The node that it was on.
     pub fn remove_pod(&mut self, key: &Key) -> Option<NodeIndex> {
         let held = self.pods.remove(key)?;
-        self.keeping_away.remove(key);
+        self.gather(key, &held.needs, held.node, |number| {
+            number.pods -= 1;
+            number.deleting -= usize::from(held.deleting);
+        });
+        for term in &held.needs.pods.anti {
+            self.keep_away_no_longer(key, term, held.node);
+        }
         let node = &mut self.nodes[held.node.0 as usize];
         node.release(&held.needs, &self.interner);
         if let Some(at) = node.pods.iter().position(|counted| counted == key) {
@@ -383,12 +431,52 @@ impl Image {
         let node = &mut self.nodes[index.0 as usize];
         node.hold(&pod.needs, &self.interner);
         node.pods.push(pod.key.clone());
-        if !pod.needs.pods.anti.is_empty() {
-            self.keeping_away.insert(pod.key.clone());
+        self.gather(&pod.key, &pod.needs, index, |number| {
+            number.pods += 1;
+            number.deleting += usize::from(pod.deleting);
+        });
+        for term in &pod.needs.pods.anti {
+            let name = (pod.key.namespace.clone(), format!("{term:?}"));
+            let keeper = self.keepers.entry(name);
+            let keeper = keeper.or_insert_with(|| Keeper { term: term.clone(), nodes: HashMap::new() });
+            *keeper.nodes.entry(index).or_default() += 1;
         }
         let (uid, generation, needs) = (pod.uid.clone(), pod.generation, pod.needs.clone());
         let held = Held { node: index, uid, generation, needs, assumed, deleting: pod.deleting };
         self.pods.insert(pod.key.clone(), held);
+    }
+
+    /// Changes the number of a pod's like on a node.
+    fn gather(&mut self, key: &Key, needs: &Needs, node: NodeIndex, change: impl FnOnce(&mut Number)) {
+        let by_labels = self.crowds.entry(key.namespace.clone()).or_default();
+        if !by_labels.contains_key(&needs.labels) {
+            by_labels.insert(needs.labels.clone(), Crowd::default());
+        }
+        let crowd = by_labels.get_mut(&needs.labels).expect("it was put in if it was not there");
+        let number = crowd.nodes.entry(node).or_default();
+        change(number);
+        if number.pods == 0 {
+            crowd.nodes.remove(&node);
+            if crowd.nodes.is_empty() {
+                by_labels.remove(&needs.labels);
+            }
+            if by_labels.is_empty() {
+                self.crowds.remove(&key.namespace);
+            }
+        }
+    }
+
+    fn keep_away_no_longer(&mut self, key: &Key, term: &AffinityTerm, node: NodeIndex) {
+        let name = (key.namespace.clone(), format!("{term:?}"));
+        let keeper = self.keepers.get_mut(&name).expect("a counted pod's terms are kept");
+        let pods = keeper.nodes.get_mut(&node).expect("on the node where it was counted");
+        *pods -= 1;
+        if *pods == 0 {
+            keeper.nodes.remove(&node);
+        }
+        if keeper.nodes.is_empty() {
+            self.keepers.remove(&name);
+        }
     }
 
     fn slot(&mut self, name: &str) -> NodeIndex {

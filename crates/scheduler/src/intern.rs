@@ -55,6 +55,12 @@ impl Interner {
         self.numbers.get(text).copied()
     }
 
+    /// How many texts are held.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// The text of a number that somebody holds.
     pub fn text(&self, symbol: Symbol) -> &str {
         &self.texts[symbol.0 as usize].0

@@ -189,6 +189,20 @@ fn affinity_to_other_pods() {
 }
 
 #[test]
+fn preferences_for_other_pods() {
+    let plain = json!({"containers": []});
+    let mut image = image(&[("a", json!({"labels": {"zone": "a"}})), ("b", json!({"labels": {"zone": "b"}}))]);
+    image.add_pod(&labelled("db", "db", &plain), "a");
+    for (kind, expected) in [("podAffinity", "a"), ("podAntiAffinity", "b")] {
+        let term = json!({"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "db"}}});
+        let preferred = json!([{"weight": 100, "podAffinityTerm": term}]);
+        let spec = json!({"containers": [], "affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}});
+        let chosen = place(&image, &labelled("new", "web", &spec), &mut Turn::new(1)).unwrap();
+        assert_eq!(&*image.node(chosen).name, expected);
+    }
+}
+
+#[test]
 fn spread_over_zones() {
     let plain = json!({"containers": []});
     let spread = |skew: i64, min_domains: i64| {
@@ -235,6 +249,28 @@ fn a_removed_node_takes_no_pod_and_comes_back_with_those_that_stayed() {
     assert!(place(&image, &pod("new", &asks("2", "0")), &mut Turn::new(1)).is_err(), "p is still counted");
     image.remove_pod(&pod("p", &asks("3", "1Gi")).key);
     assert!(place(&image, &pod("new", &asks("2", "0")), &mut Turn::new(1)).is_ok());
+}
+
+#[test]
+fn forgets_what_is_gone() {
+    let over = json!({"labels": {"zone": "z"}, "taints": [{"key": "k", "effect": "PreferNoSchedule"}],
+        "images": [{"names": ["i:1", "i:1"], "sizeBytes": 1}], "allocatable": {"a.io/gpu": "1"}});
+    let mut image = image(&[("a", over)]);
+    let anti =
+        json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone", "labelSelector": {}}]});
+    let spec = json!({"containers": [{"resources": {"requests": {"a.io/gpu": "1", "a.io/other": "1"}}}],
+        "affinity": {"podAntiAffinity": anti}});
+    let (one, two) = (labelled("one", "x", &spec), labelled("two", "x", &spec));
+    image.add_pod(&one, "a");
+    image.add_pod(&two, "elsewhere");
+    assert!(image.confirm(&one.key, &one.uid, "a", true), "it is being deleted now");
+    image.nominate(&labelled("three", "x", &spec), image.find("a").unwrap());
+    image.add_pod(&one, "elsewhere");
+    image.remove_node("a");
+    image.remove_pod(&one.key);
+    image.remove_pod(&two.key);
+    image.withdraw(&labelled("three", "x", &spec).key);
+    assert_eq!(image.leftovers(), 0);
 }
 
 #[test]
@@ -363,5 +399,11 @@ proptest! {
                 prop_assert_eq!([counted.milli_cpu / 1000, counted.pods], [expected[0], expected[2]]);
             }
         }
+        // In whatever order things go, nothing stays behind.
+        nodes.keys().for_each(|name| image.remove_node(name));
+        for (pod, _, _) in pods.values() {
+            prop_assert!(image.remove_pod(&pod.key).is_some());
+        }
+        prop_assert_eq!(image.leftovers(), 0);
     }
 }

@@ -31,25 +31,56 @@ type Domain = (Symbol, Symbol);
 pub struct Compiled {
     /// The topology key of each required term; `None`: no node has it.
     near: Vec<Option<Symbol>>,
-    /// How many pods match all required terms, by domain.
-    near_pods: HashMap<Domain, usize>,
+    /// How many pods match all required terms.
+    near_pods: Domains,
     /// Whether the pod matches its own required terms: the first of a group has nobody to be near.
     near_itself: bool,
     /// Where pods are that this one keeps away from.
-    far: Vec<Domain>,
+    far: Domains,
     /// Where pods are that keep away from this one.
-    unwelcome: Vec<Domain>,
-    /// What preferred terms add up to, by domain.
-    preferred: HashMap<Domain, i64>,
+    unwelcome: Domains,
+    /// What preferred terms add up to.
+    preferred: Domains,
+}
+
+/// A number for each domain.
+#[derive(Default)]
+struct Domains {
+    keys: Vec<Symbol>,
+    numbers: HashMap<Domain, i64>,
+}
+
+impl Domains {
+    fn add(&mut self, domain: Domain, number: i64) {
+        if !self.keys.contains(&domain.0) {
+            self.keys.push(domain.0);
+        }
+        *self.numbers.entry(domain).or_default() += number;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// The numbers of the domains that a node is in.
+    fn of(&self, node: &Node) -> impl Iterator<Item = i64> {
+        self.keys.iter().filter_map(|key| self.numbers.get(&(*key, node.label(*key)?)).copied())
+    }
+
+    fn contains(&self, domain: &Domain) -> bool {
+        self.numbers.contains_key(domain)
+    }
 }
 
 /// Counts, if there is anything to count.
 pub fn compile(image: &Image, pod: &PodInfo) -> Option<Compiled> {
     let terms = &pod.needs.pods;
     let mut compiled = Compiled::default();
-    for (key, node, other) in image.keeping_away() {
-        let keeps_away = other.pods.anti.iter().filter(|term| matches(image, term, key.namespace.as_ref(), pod));
-        compiled.unwelcome.extend(keeps_away.filter_map(|term| domain(image, node, &term.topology_key)));
+    for (namespace, term, nodes) in image.keepers() {
+        if matches(image, term, namespace, pod) {
+            let domains = nodes.filter_map(|node| domain(image, node, &term.topology_key));
+            domains.for_each(|domain| compiled.unwelcome.add(domain, 1));
+        }
     }
     if terms.is_empty() {
         return (!compiled.unwelcome.is_empty()).then_some(compiled);
@@ -58,26 +89,25 @@ pub fn compile(image: &Image, pod: &PodInfo) -> Option<Compiled> {
     let find = |term: &AffinityTerm| image.interner().find(&term.topology_key);
     compiled.near = terms.required.iter().map(find).collect();
     compiled.near_itself = terms.required.iter().all(|term| matches(image, term, own, pod));
-    image.each_pod(scope(pod), |key, node, other, _| {
-        let selects = |term: &AffinityTerm| selects(image, term, own, &key.namespace, &other.labels);
+    for (namespace, labels, crowd) in image.crowds(scope(pod)) {
+        let selects = |term: &AffinityTerm| selects(image, term, own, namespace, labels);
+        let domains = |term: &AffinityTerm| {
+            let key = term.topology_key.clone();
+            crowd.nodes(image).filter_map(move |(node, number)| Some((domain(image, node, &key)?, number.pods as i64)))
+        };
         if !terms.required.is_empty() && terms.required.iter().all(selects) {
-            for term in &terms.required {
-                if let Some(domain) = domain(image, node, &term.topology_key) {
-                    *compiled.near_pods.entry(domain).or_default() += 1;
-                }
+            for (domain, pods) in terms.required.iter().flat_map(domains) {
+                compiled.near_pods.add(domain, pods);
             }
         }
-        let far = terms.anti.iter().filter(|term| selects(term));
-        compiled.far.extend(far.filter_map(|term| domain(image, node, &term.topology_key)));
+        for term in terms.anti.iter().filter(|term| selects(term)) {
+            domains(term).for_each(|(domain, pods)| compiled.far.add(domain, pods));
+        }
         for (weight, term) in terms.preferred.iter().filter(|(_, term)| selects(term)) {
-            if let Some(domain) = domain(image, node, &term.topology_key) {
-                *compiled.preferred.entry(domain).or_default() += weight;
+            for (domain, pods) in domains(term) {
+                compiled.preferred.add(domain, weight * pods);
             }
         }
-    });
-    for domains in [&mut compiled.far, &mut compiled.unwelcome] {
-        domains.sort_unstable();
-        domains.dedup();
     }
     Some(compiled)
 }
@@ -112,7 +142,7 @@ fn domain(image: &Image, node: &Node, key: &str) -> Option<Domain> {
 
 fn refusal(cycle: &Cycle<'_>, node: &Node) -> Option<&'static str> {
     let compiled = cycle.pod_affinity.as_ref()?;
-    let within = |domains: &[Domain]| domains.iter().any(|(key, value)| node.label(*key) == Some(*value));
+    let within = |domains: &Domains| domains.of(node).next().is_some();
     if !near_enough(compiled, node) {
         Some("node(s) didn't match pod affinity rules")
     } else if within(&compiled.far) {
@@ -128,12 +158,11 @@ fn near_enough(compiled: &Compiled, node: &Node) -> bool {
     let mut all_near = true;
     for key in &compiled.near {
         let Some((key, value)) = key.and_then(|key| Some((key, node.label(key)?))) else { return false };
-        all_near &= compiled.near_pods.contains_key(&(key, value));
+        all_near &= compiled.near_pods.contains(&(key, value));
     }
     all_near || (compiled.near_pods.is_empty() && compiled.near_itself)
 }
 
 fn score(cycle: &Cycle<'_>, node: &Node) -> i64 {
-    let preferred = cycle.pod_affinity.iter().flat_map(|compiled| &compiled.preferred);
-    preferred.filter(|((key, value), _)| node.label(*key) == Some(*value)).map(|(_, weight)| weight).sum()
+    cycle.pod_affinity.as_ref().map_or(0, |compiled| compiled.preferred.of(node).sum())
 }

@@ -57,13 +57,14 @@ pub fn compile(
         if let Some(key) = *key {
             let nodes = image.order().iter().map(|index| image.node(*index)).filter(|node| counts(node));
             pods.extend(nodes.filter_map(|node| Some((node.label(key)?, 0))));
-            image.each_pod(Some(&pod.key.namespace), |_, node, other, deleting| {
-                let domain = node.label(key).and_then(|value| pods.get_mut(&value));
-                let selected = !deleting && constraint.selector.matches_pairs(&other.labels);
-                if let Some(number) = domain.filter(|_| selected && counts(node)) {
-                    *number += 1;
+            let crowds = image.crowds(Some(&pod.key.namespace));
+            for (_, _, crowd) in crowds.filter(|(_, labels, _)| constraint.selector.matches_pairs(labels)) {
+                for (node, number) in crowd.nodes(image).filter(|(node, _)| counts(node)) {
+                    if let Some(here) = node.label(key).and_then(|value| pods.get_mut(&value)) {
+                        *here += (number.pods - number.deleting) as i64;
+                    }
                 }
-            });
+            }
         }
         let too_few = (pods.len() as i64) < constraint.min_domains;
         let least = if too_few { 0 } else { pods.values().copied().min().unwrap_or(0) };
