@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn a_credential_is_found_or_refused_never_passed_over() {
-        let table: [(&[(&str, &str)], Result<Option<&str>, ()>); 6] = [
+        type Row<'a> = (&'a [(&'a str, &'a str)], Result<Option<&'a str>, ()>);
+        let table: [Row<'_>; 6] = [
             (&[], Ok(None)),
             (&[("authorization", "Bearer abc")], Ok(Some("abc"))),
             (&[("authorization", "bearer  abc")], Ok(Some("abc"))),

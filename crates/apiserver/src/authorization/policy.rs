@@ -659,7 +659,7 @@ pub fn reconcile(existing: Option<&Value>, wanted: &Value) -> Option<Value> {
         let own = wanted[field].as_array().into_iter().flatten();
         // The rules of an aggregated role are their controller's.
         let missing: Vec<Value> = own
-            .filter(|item| !(aggregated && field == "rules") && !contains(&existing[field], item))
+            .filter(|item| (!aggregated || field != "rules") && !contains(&existing[field], item))
             .cloned()
             .collect();
         if !missing.is_empty() {

@@ -254,6 +254,10 @@ impl Strategy for Plain {
     }
 }
 
+/// Answers what was posted.
+pub type Answer =
+    for<'a> fn(&'a Arc<Server>, &'a Context<'a>, &'a Key, Value) -> BoxFuture<'a, Result<Value, ApiError>>;
+
 /// Something that is posted, to a resource or a subresource, and answered without being stored as such.
 pub struct Posted {
     /// Which resource.
@@ -261,7 +265,7 @@ pub struct Posted {
     /// Which subresource; empty for the resource itself.
     pub subresource: &'static str,
     /// Answers. The key's name is empty for the resource itself.
-    pub answer: for<'a> fn(&'a Arc<Server>, &'a Context<'a>, &'a Key, Value) -> BoxFuture<'a, Result<Value, ApiError>>,
+    pub answer: Answer,
 }
 
 /// Puts the old object's status into the new one.

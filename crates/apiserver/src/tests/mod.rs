@@ -1,5 +1,6 @@
 //! The API server from outside: requests through its in-process transport over a store in memory.
 
+mod access;
 mod behaviour;
 mod listener;
 mod watches;

@@ -80,7 +80,7 @@ fn validate_backend(errors: &mut Vec<FieldError>, backend: &Value, path: &str) {
             let port = &service["port"];
             match (port["number"].as_i64().unwrap_or(0) != 0, !text(&port["name"]).is_empty()) {
                 (true, true) => {
-                    errors.push(FieldError::invalid(path, &Value::from(""), "cannot set both port name & port number"))
+                    errors.push(FieldError::invalid(path, &Value::from(""), "cannot set both port name & port number"));
                 }
                 (false, false) => errors.push(FieldError::required(path, "port name or number is required")),
                 _ => {}
