@@ -118,8 +118,8 @@ fn served(parts: &Parts) -> Vec<Arc<Served>> {
 fn serve(resource: &'static Resource, parts: &Parts) -> Served {
     let same = |row: &Resource| sort_key(row) == sort_key(resource);
     let descriptor = registry::STRATEGIES.iter().find(|descriptor| same(descriptor.resource));
-    let strategy = descriptor
-        .map_or_else(|| Arc::new(Plain(resource)) as Arc<dyn Strategy>, |descriptor| (descriptor.strategy)(parts));
+    let strategy =
+        descriptor.map_or_else(|| Arc::new(Plain) as Arc<dyn Strategy>, |descriptor| (descriptor.strategy)(parts));
     let posted = registry::POSTED.iter().filter(|posted| same(posted.resource)).collect();
     Served { resource, strategy, posted }
 }

@@ -243,16 +243,9 @@ pub trait Strategy: Send + Sync + 'static {
 }
 
 /// The strategy of resources that have none of their own.
-pub struct Plain(pub &'static Resource);
+pub struct Plain;
 
-impl Strategy for Plain {
-    fn name_errors(&self, name: &str) -> Vec<String> {
-        match &*self.0.group {
-            "rbac.authorization.k8s.io" => machinery::names::path_segment(name),
-            _ => machinery::names::dns1123_subdomain(name),
-        }
-    }
-}
+impl Strategy for Plain {}
 
 /// Answers what was posted.
 pub type Answer =

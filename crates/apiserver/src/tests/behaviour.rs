@@ -323,10 +323,34 @@ async fn pods_are_bound_once_and_given_time_to_end() {
         )
     );
 
+    let (_, going) = cluster.call(Method::DELETE, &path, &Value::Null).await;
+    assert_eq!(
+        (&going["metadata"]["deletionTimestamp"], &going["metadata"]["deletionGracePeriodSeconds"]),
+        (&json!("2030-01-01T00:00:30Z"), &json!(30))
+    );
+    cluster.call(Method::DELETE, &format!("{path}?gracePeriodSeconds=0"), &Value::Null).await;
+    assert_eq!(cluster.call(Method::GET, &path, &Value::Null).await.0, StatusCode::NOT_FOUND);
     // Nothing runs of a pod without a node.
     cluster.post(PODS, json!({"metadata": {"name": "q"}, "spec": {"containers": [{"name": "x", "image": "i"}]}})).await;
     cluster.call(Method::DELETE, &format!("{PODS}/q"), &Value::Null).await;
     assert_eq!(cluster.call(Method::GET, &format!("{PODS}/q"), &Value::Null).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_namespace_ends_when_it_is_finalized() {
+    let cluster = Cluster::start().await;
+    cluster.post("/api/v1/namespaces", json!({"metadata": {"name": "short"}})).await;
+    let path = "/api/v1/namespaces/short";
+    cluster.call(Method::DELETE, path, &Value::Null).await;
+    let mut ending = cluster.get(path).await;
+    assert_eq!(ending["status"]["phase"], "Terminating");
+    let (status, refused) =
+        cluster.call(Method::POST, &format!("{path}/configmaps"), &config_map("late", json!({}))).await;
+    assert_eq!((status, &refused["reason"]), (StatusCode::FORBIDDEN, &json!("Forbidden")));
+    ending["spec"]["finalizers"] = json!([]);
+    let (status, answer) = cluster.call(Method::PUT, &format!("{path}/finalize"), &ending).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(cluster.call(Method::GET, path, &Value::Null).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
