@@ -261,6 +261,10 @@ pub struct Posted {
     pub answer: Answer,
 }
 
+/// Answers what was posted, under the key of its path.
+pub type Answer =
+    for<'a> fn(&'a Arc<Server>, &'a Context<'a>, &'a Key, Value) -> BoxFuture<'a, Result<Value, ApiError>>;
+
 /// Puts the old object's status into the new one.
 pub fn keep_status(new: &mut Value, old: &Value) {
     let Some(new) = new.as_object_mut() else { return };

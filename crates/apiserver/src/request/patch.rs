@@ -56,7 +56,7 @@ impl Patch {
         let mut new = old.clone();
         match self.kind {
             BodyKind::JsonPatch => {
-                machinery::patch::json(&mut new, &self.patch).map_err(|error| json_error(call, &error))?
+                machinery::patch::json(&mut new, &self.patch).map_err(|error| json_error(call, &error))?;
             }
             BodyKind::StrategicPatch => {
                 self.must_be_object()?;

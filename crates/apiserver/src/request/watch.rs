@@ -158,7 +158,7 @@ impl Encoder {
             }
             View::Table => {
                 let none = std::iter::empty();
-                let table = table::of_list(resource, none, metadata, self.call.server.config.clock.now());
+                let table = table::of_list(resource, none, &metadata, self.call.server.config.clock.now());
                 self.without_repeated_columns(table)
             }
         };

@@ -63,11 +63,11 @@ pub(crate) const AGE: Column = Column { name: "Age", kind: "string", priority: 0
 /// A table with one row.
 pub fn of_object(resource: &Resource, object: &Value, now: Timestamp) -> Value {
     let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-    of_list(resource, std::iter::once(object.clone()), metadata, now)
+    of_list(resource, std::iter::once(object.clone()), &metadata, now)
 }
 
 /// A table with a row for each object.
-pub fn of_list(resource: &Resource, items: impl Iterator<Item = Value>, metadata: Value, now: Timestamp) -> Value {
+pub fn of_list(resource: &Resource, items: impl Iterator<Item = Value>, metadata: &Value, now: Timestamp) -> Value {
     let known = COLUMNS.iter().find(|(row, _)| row.plural == resource.plural && row.group == resource.group);
     let columns = known.map_or(PLAIN, |(_, columns)| *columns);
     // Events show their time first and their name only when wide.

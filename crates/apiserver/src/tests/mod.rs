@@ -2,6 +2,7 @@
 
 mod access;
 mod behaviour;
+mod forwarding;
 mod listener;
 mod watches;
 
@@ -32,7 +33,7 @@ pub(crate) struct Pki {
     pub(crate) client: Arc<rustls::ClientConfig>,
     /// Trusts the server and has no certificate.
     pub(crate) stranger: Arc<rustls::ClientConfig>,
-    server: Arc<rustls::ServerConfig>,
+    pub(crate) server: Arc<rustls::ServerConfig>,
     ca_pem: String,
     key_pem: String,
 }
@@ -116,7 +117,8 @@ impl Cluster {
         // A controller gives every namespace the account that its pods run as.
         for namespace in ["default", "kube-public"] {
             let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
-            let (status, answer) = cluster.call(Method::POST, &accounts, &json!({"metadata": {"name": "default"}})).await;
+            let (status, answer) =
+                cluster.call(Method::POST, &accounts, &json!({"metadata": {"name": "default"}})).await;
             assert!(matches!(status, StatusCode::CREATED | StatusCode::CONFLICT), "{answer}");
         }
         cluster
@@ -188,6 +190,7 @@ pub(crate) async fn read(body: Body) -> Bytes {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write the data in place")]
 pub(crate) fn config_map(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }

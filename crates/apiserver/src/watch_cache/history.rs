@@ -93,7 +93,7 @@ impl History {
     }
 
     /// The changes from a sequence on; `None` when some of them are gone.
-    pub(crate) fn from_sequence(&self, sequence: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
+    pub(crate) fn since_sequence(&self, sequence: u64) -> Option<impl Iterator<Item = &Arc<Change>>> {
         let oldest = self.changes.front().map_or(self.next_sequence, |change| change.sequence);
         let skip = usize::try_from(sequence.checked_sub(oldest)?).ok()?;
         Some(self.changes.range(skip.min(self.changes.len())..))

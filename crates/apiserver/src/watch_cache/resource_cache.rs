@@ -182,14 +182,14 @@ impl ResourceCache {
         drop(watchers);
         let backlog = hook.backlog(backlog.iter());
         let initial = initial.map(|objects| Snapshot { revision: now, objects });
-        Ok(Watching::new(hook, initial, start, backlog, (revision, from_sequence), lasting))
+        Ok(Watching::new(hook, initial.as_ref(), start, backlog, (revision, from_sequence), lasting))
     }
 
     /// Hooks a watcher in again that was unhooked because its queue was full: `None` when the history has moved on.
     pub(crate) fn catch_up(&self, sequence: u64) -> Option<(MutexGuard<'_, Watchers>, Vec<Arc<Change>>, u64)> {
         let watchers = self.watchers.lock().expect(POISON);
         let state = self.state();
-        let missed = state.history.from_sequence(sequence)?.cloned().collect();
+        let missed = state.history.since_sequence(sequence)?.cloned().collect();
         Some((watchers, missed, state.history.next_sequence()))
     }
 

@@ -112,7 +112,7 @@ pub struct Watching {
 impl Watching {
     pub(crate) fn new(
         hook: Hook,
-        snapshot: Option<Snapshot>,
+        snapshot: Option<&Snapshot>,
         start: Start,
         backlog: VecDeque<Delivery>,
         (revision, sequence): (u64, u64),
