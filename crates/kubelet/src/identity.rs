@@ -56,6 +56,11 @@ impl Identity {
             .into()
     }
 
+    /// The label that selects everything of the pod.
+    pub(crate) fn selector(&self) -> HashMap<String, String> {
+        [(POD_UID.to_owned(), self.uid.clone())].into()
+    }
+
     /// The pod's API key.
     pub(crate) fn key(&self) -> api::Key {
         api::Key::new(self.namespace.as_str(), self.name.as_str())

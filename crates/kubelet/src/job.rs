@@ -24,6 +24,7 @@ use crate::environment::{self, Facts};
 use crate::host::Host;
 use crate::identity::{self, Identity};
 use crate::images::Progress;
+use crate::observed;
 use crate::plan::Waiting;
 use crate::references::Snapshot;
 use crate::tokens::Tokens;
@@ -209,8 +210,7 @@ impl Job {
         let id = self.host.runtime.run_pod_sandbox(config, &handler).await.map_err(failed)?;
         let status = self.host.runtime.pod_sandbox_status(&id).await.map_err(failed)?;
         let network = status.network.unwrap_or_default();
-        let additional = network.additional_ips.iter().map(|ip| &ip.ip);
-        setup.pod_ips = std::iter::once(&network.ip).chain(additional).filter_map(|ip| ip.parse().ok()).collect();
+        setup.pod_ips = observed::addresses(&network);
         Ok(())
     }
 
@@ -238,8 +238,7 @@ impl Job {
 
     async fn remove_sandboxes(&self) -> Result<(), TearDownError> {
         let runtime = &self.host.runtime;
-        let selector: std::collections::HashMap<_, _> =
-            [(identity::POD_UID.to_owned(), self.identity.uid.clone())].into();
+        let selector = self.identity.selector();
         let filter = v1::ContainerFilter { label_selector: selector.clone(), ..Default::default() };
         for container in runtime.list_containers(Some(filter)).await? {
             gone_is_fine(runtime.remove_container(&container.id).await)?;
@@ -343,8 +342,7 @@ impl Job {
         attempt: u32,
         image: &v1::Image,
     ) -> Result<(String, v1::ContainerConfig), String> {
-        let selector: std::collections::HashMap<_, _> =
-            [(identity::POD_UID.to_owned(), self.identity.uid.clone())].into();
+        let selector = self.identity.selector();
         let ready = v1::PodSandboxStateValue { state: v1::PodSandboxState::SandboxReady as i32 };
         let filter = v1::PodSandboxFilter { label_selector: selector, state: Some(ready), ..Default::default() };
         let sandboxes = self.host.runtime.list_pod_sandboxes(Some(filter)).await.map_err(|error| chain(&error))?;

@@ -89,7 +89,7 @@ pub(crate) async fn observe(
     root: &Path,
     logs: &Path,
 ) -> Result<Observed, RuntimeError> {
-    let selector: std::collections::HashMap<_, _> = [(identity::POD_UID.to_owned(), pod.uid.clone())].into();
+    let selector = pod.selector();
     let filter = v1::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
     let mut sandboxes = Vec::new();
     for sandbox in runtime.list_pod_sandboxes(Some(filter)).await? {
@@ -124,13 +124,18 @@ pub(crate) async fn observe(
     Ok(Observed { sandboxes, containers })
 }
 
+/// The addresses of a sandbox, the primary one first.
+pub(crate) fn addresses(network: &v1::PodSandboxNetworkStatus) -> Vec<IpAddr> {
+    let additional = network.additional_ips.iter().map(|ip| &ip.ip);
+    std::iter::once(&network.ip).chain(additional).filter_map(|ip| ip.parse().ok()).collect()
+}
+
 fn sandbox_of(status: v1::PodSandboxStatus) -> Sandbox {
     let network = status.network.unwrap_or_default();
-    let additional = network.additional_ips.iter().map(|ip| &ip.ip);
     Sandbox {
         ready: status.state == v1::PodSandboxState::SandboxReady as i32,
         attempt: status.metadata.map_or(0, |metadata| metadata.attempt),
-        ips: std::iter::once(&network.ip).chain(additional).filter_map(|ip| ip.parse().ok()).collect(),
+        ips: addresses(&network),
         id: status.id,
     }
 }

@@ -182,6 +182,10 @@ fn ended_for_good(view: &View<'_>, role: Role, spec: &Spec) -> bool {
 }
 
 fn run(view: &View<'_>, plan: &mut Plan) {
+    // No pod of the API is without containers: this one could not be read.
+    if view.pod.spec.as_ref().is_none_or(|spec| spec.containers.is_empty()) {
+        return;
+    }
     let Some(sandbox) = view.observed.ready_sandbox() else {
         replace_sandbox(view, plan);
         return;

@@ -578,7 +578,11 @@ impl Worker {
                     Action::Start { name, .. } => {
                         self.memory.waiting.remove(&name);
                     }
-                    Action::Unmount | Action::TearDown => self.memory.torn_down = true,
+                    Action::Unmount | Action::TearDown => {
+                        self.memory.torn_down = true;
+                        // What it asked for is free for others, though it may stay in the API for long.
+                        admission::release(&self.host, &self.identity.uid);
+                    }
                     _ => {}
                 }
             }

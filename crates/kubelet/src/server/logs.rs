@@ -52,6 +52,9 @@ pub(super) async fn serve(
     };
     let status = host.runtime.container_status(&run.id).await.map_err(|error| bad(chain(&error)))?;
     let log = Identity::of(&object).log_directory(&host.log_dir).join(&status.log_path);
+    if !tokio::fs::try_exists(&log).await.unwrap_or(false) {
+        return Err(bad(format!("the log of container \"{container}\" in pod \"{pod}\" is not there (yet)")));
+    }
     let (sender, receiver) = mpsc::channel(BLOCKS_MAX);
     let source = Source { host: host.clone(), id: run.id.clone(), log, options, follow };
     let connection = connection.clone();

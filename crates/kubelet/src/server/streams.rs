@@ -255,15 +255,11 @@ where
             _ => continue,
         };
         let Some(next) = input_of(&data, v5) else { continue };
-        let closes = next == Input::StdinClosed;
         // A process that has ended takes nothing more; its result is on the way.
         if let Some(sender) = &input
             && sender.send(next).await.is_err()
         {
             input = None;
-        }
-        if closes {
-            tracing::trace!("the client closed its input");
         }
     }
     Ok(())
