@@ -123,7 +123,8 @@ impl Images {
         if let Some(known) = self.failure(&name) {
             let message = format!("Back-off pulling image \"{image}\"");
             progress.normal("BackOff", &message);
-            let retry_in = known.until.saturating_duration_since(Instant::now());
+            // The image may come without a pull, by an import: that is looked for sooner than the next pull.
+            let retry_in = known.until.saturating_duration_since(Instant::now()).min(BACKOFF_FIRST);
             return Err(ImageError {
                 reason: "ImagePullBackOff",
                 message: format!("{message}: {}", known.message),

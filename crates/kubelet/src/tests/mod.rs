@@ -65,6 +65,15 @@ struct Cluster {
     identities: Identities,
 }
 
+impl Drop for Cluster {
+    /// A test that failed leaves mounts behind, which would keep its directory.
+    fn drop(&mut self) {
+        if let Err(error) = crate::volumes::mounts::remove_tree(&self.dir.path().join("root")) {
+            eprintln!("cannot clean up: {error}");
+        }
+    }
+}
+
 struct Kubelet {
     stop: Stop,
     tasks: Tasks,
