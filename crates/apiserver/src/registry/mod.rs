@@ -54,7 +54,8 @@ pub const STRATEGIES: &[Descriptor] = &[
     apps::deployment::DESCRIPTOR,
     apps::replica_set::DESCRIPTOR,
     apps::stateful_set::DESCRIPTOR,
-    // autoscaling/v2
+    // autoscaling/v1 and v2
+    autoscaling::HORIZONTAL_POD_AUTOSCALER_V1,
     autoscaling::HORIZONTAL_POD_AUTOSCALER,
     // batch/v1
     batch::cron_job::DESCRIPTOR,

@@ -12,7 +12,14 @@ use crate::invalid::FieldError;
 pub const HORIZONTAL_POD_AUTOSCALER: Descriptor =
     Descriptor { resource: api::resources::HORIZONTAL_POD_AUTOSCALERS, strategy: |_| Arc::new(AutoscalerStrategy) };
 
+/// Horizontal pod autoscalers in their older form, which knows CPU utilization only.
+pub const HORIZONTAL_POD_AUTOSCALER_V1: Descriptor = Descriptor {
+    resource: api::resources::HORIZONTAL_POD_AUTOSCALERS_V1,
+    strategy: |_| Arc::new(AutoscalerV1Strategy),
+};
+
 struct AutoscalerStrategy;
+struct AutoscalerV1Strategy;
 
 impl Strategy for AutoscalerStrategy {
     fn default(&self, autoscaler: &mut Value) {
@@ -29,21 +36,44 @@ impl Strategy for AutoscalerStrategy {
     }
 
     fn validate(&self, _: &Context<'_>, autoscaler: &Value) -> Vec<FieldError> {
-        let spec = &autoscaler["spec"];
-        let mut errors = Vec::new();
-        let (low, high) = (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
-        not_negative(&mut errors, &spec["minReplicas"], "spec.minReplicas");
-        if high < 1 {
-            errors.push(FieldError::invalid("spec.maxReplicas", &high.into(), "must be greater than 0"));
-        } else if high < low {
-            let why = "must be greater than or equal to `minReplicas`";
-            errors.push(FieldError::invalid("spec.maxReplicas", &high.into(), why));
-        }
-        for field in ["kind", "name"] {
-            if text(&spec["scaleTargetRef"][field]).is_empty() {
-                errors.push(FieldError::required(format!("spec.scaleTargetRef.{field}"), ""));
-            }
-        }
-        errors
+        validate(&autoscaler["spec"])
     }
+}
+
+impl Strategy for AutoscalerV1Strategy {
+    fn default(&self, autoscaler: &mut Value) {
+        // Other metrics than CPU are in an annotation of this form.
+        let others = autoscaler["metadata"]["annotations"].get("autoscaling.alpha.kubernetes.io/metrics").is_some();
+        let Some(spec) = child(autoscaler, "spec") else { return };
+        set_default(spec, "minReplicas", 1);
+        if !others {
+            set_default(spec, "targetCPUUtilizationPercentage", 80);
+        }
+    }
+
+    fn prepare_for_create(&self, _: &Context<'_>, autoscaler: &mut Value) {
+        set(autoscaler, "status", json!({"currentReplicas": 0, "desiredReplicas": 0}));
+    }
+
+    fn validate(&self, _: &Context<'_>, autoscaler: &Value) -> Vec<FieldError> {
+        validate(&autoscaler["spec"])
+    }
+}
+
+fn validate(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (low, high) = (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
+    not_negative(&mut errors, &spec["minReplicas"], "spec.minReplicas");
+    if high < 1 {
+        errors.push(FieldError::invalid("spec.maxReplicas", &high.into(), "must be greater than 0"));
+    } else if high < low {
+        let why = "must be greater than or equal to `minReplicas`";
+        errors.push(FieldError::invalid("spec.maxReplicas", &high.into(), why));
+    }
+    for field in ["kind", "name"] {
+        if text(&spec["scaleTargetRef"][field]).is_empty() {
+            errors.push(FieldError::required(format!("spec.scaleTargetRef.{field}"), ""));
+        }
+    }
+    errors
 }
