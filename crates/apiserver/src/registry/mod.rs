@@ -248,10 +248,6 @@ pub struct Plain;
 
 impl Strategy for Plain {}
 
-/// Answers what was posted.
-pub type Answer =
-    for<'a> fn(&'a Arc<Server>, &'a Context<'a>, &'a Key, Value) -> BoxFuture<'a, Result<Value, ApiError>>;
-
 /// Something that is posted, to a resource or a subresource, and answered without being stored as such.
 pub struct Posted {
     /// Which resource.
