@@ -366,6 +366,13 @@ impl Cgroups {
         self.directories_of(group).iter().any(|directory| self.host.directories(directory).is_ok())
     }
 
+    /// The name and directory of a group in each version 1 hierarchy, for a container that looks for its limits there.
+    pub fn v1_directories(&self, group: &str) -> Vec<(String, PathBuf)> {
+        let mounts: BTreeSet<_> = self.v1.values().collect();
+        let named = mounts.into_iter().filter_map(|root| Some((root.file_name()?.to_str()?.to_owned(), root)));
+        named.map(|(name, root)| (name, below(root, group))).collect()
+    }
+
     /// The groups directly below one, in any hierarchy.
     pub fn groups_below(&self, group: &str) -> Result<BTreeSet<String>, CgroupError> {
         let mut names = BTreeSet::new();
