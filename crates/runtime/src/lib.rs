@@ -15,3 +15,4 @@ mod spec;
 mod user;
 
 pub use embedded::{Config, Embedded, OpenError, ResetError, remove_all};
+pub use records::RecordError;

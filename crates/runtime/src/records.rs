@@ -25,25 +25,25 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A sandbox's record.
-pub const SANDBOX: &str = "sandbox.json";
+pub(crate) const SANDBOX: &str = "sandbox.json";
 /// A sandbox's addresses.
-pub const NETWORK: &str = "network.json";
+pub(crate) const NETWORK: &str = "network.json";
 /// CRI's configuration as it was given, encoded.
-pub const CONFIG: &str = "config.pb";
+pub(crate) const CONFIG: &str = "config.pb";
 /// A container's record.
-pub const CONTAINER: &str = "container.json";
+pub(crate) const CONTAINER: &str = "container.json";
 /// A container's OCI runtime specification.
-pub const SPEC: &str = "config.json";
+pub(crate) const SPEC: &str = "config.json";
 /// When a container was started.
-pub const STARTED: &str = "started.json";
+pub(crate) const STARTED: &str = "started.json";
 /// How a container ended.
-pub const EXIT: &str = "exit.json";
+pub(crate) const EXIT: &str = "exit.json";
 /// Where a shim listens.
-pub const SOCKET: &str = "shim.sock";
+pub(crate) const SOCKET: &str = "shim.sock";
 /// What a shim has to say.
-pub const SHIM_LOG: &str = "shim.log";
+pub(crate) const SHIM_LOG: &str = "shim.log";
 /// The pod's shared memory filesystem.
-pub const SHM: &str = "shm";
+pub(crate) const SHM: &str = "shm";
 
 /// Records larger than this are damaged, not large.
 const RECORD_BYTES_MAX: u64 = 4 << 20;
@@ -51,7 +51,7 @@ const RECORD_BYTES_MAX: u64 = 4 << 20;
 /// Whose namespace of a kind a sandbox's processes are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Share {
+pub(crate) enum Share {
     /// The sandbox's own.
     Pod,
     /// The machine's.
@@ -60,35 +60,35 @@ pub enum Share {
 
 /// A sandbox as its shim needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxRecord {
+pub(crate) struct SandboxRecord {
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
     /// The pod's uid.
-    pub pod_uid: String,
+    pub(crate) pod_uid: String,
     /// Nanoseconds since 1970.
-    pub created_at: i64,
+    pub(crate) created_at: i64,
     /// The handler it was asked to run with.
-    pub runtime_handler: String,
+    pub(crate) runtime_handler: String,
     /// Network namespace.
-    pub network: Share,
+    pub(crate) network: Share,
     /// IPC namespace.
-    pub ipc: Share,
+    pub(crate) ipc: Share,
     /// Whether its containers share one process namespace of the pod's.
-    pub shared_processes: bool,
+    pub(crate) shared_processes: bool,
     /// Host name, in a UTS namespace of its own; empty with the machine's network, where the machine's name stays.
-    pub hostname: String,
+    pub(crate) hostname: String,
     /// Kernel parameters of its namespaces.
-    pub sysctls: BTreeMap<String, String>,
+    pub(crate) sysctls: BTreeMap<String, String>,
     /// The pod's control group.
-    pub cgroup: String,
+    pub(crate) cgroup: String,
     /// The group that shims are in.
-    pub shim_cgroup: String,
+    pub(crate) shim_cgroup: String,
 }
 
 /// Which processes a container sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ProcessNamespace {
+pub(crate) enum ProcessNamespace {
     /// Its own.
     Private,
     /// All of the pod.
@@ -101,60 +101,60 @@ pub enum ProcessNamespace {
 
 /// A container as its shim needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerRecord {
+pub(crate) struct ContainerRecord {
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
     /// Its sandbox.
-    pub sandbox_id: String,
+    pub(crate) sandbox_id: String,
     /// Nanoseconds since 1970.
-    pub created_at: i64,
+    pub(crate) created_at: i64,
     /// The image's id.
-    pub image_id: String,
+    pub(crate) image_id: String,
     /// The image as status reports it: a digest reference where one is known, else the id.
-    pub image_ref: String,
+    pub(crate) image_ref: String,
     /// Layer directories below `layers/`, lowest first.
-    pub layers: Vec<String>,
+    pub(crate) layers: Vec<String>,
     /// Its control group.
-    pub cgroup: String,
+    pub(crate) cgroup: String,
     /// Which processes it sees.
-    pub processes: ProcessNamespace,
+    pub(crate) processes: ProcessNamespace,
     /// Whether its input stays open.
-    pub stdin: bool,
+    pub(crate) stdin: bool,
     /// Whether its input ends when the first that attached leaves.
-    pub stdin_once: bool,
+    pub(crate) stdin_once: bool,
     /// Where its output goes, if anywhere.
-    pub log_path: Option<PathBuf>,
+    pub(crate) log_path: Option<PathBuf>,
     /// The signal that asks it to stop.
-    pub stop_signal: i32,
+    pub(crate) stop_signal: i32,
     /// Whether it may use devices and everything else of the machine.
-    pub privileged: bool,
+    pub(crate) privileged: bool,
 }
 
 /// A container was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Started {
+pub(crate) struct Started {
     /// Nanoseconds since 1970.
-    pub started_at: i64,
+    pub(crate) started_at: i64,
 }
 
 /// A container ended, or could not be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
+pub(crate) struct Exit {
     /// 128 + signal where a signal ended it.
-    pub exit_code: i32,
+    pub(crate) exit_code: i32,
     /// Nanoseconds since 1970.
-    pub finished_at: i64,
+    pub(crate) finished_at: i64,
     /// `Completed`, `Error`, `OOMKilled`, `StartError` or `Unknown`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// More about it.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// The addresses of a sandbox, the primary one first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkRecord {
+pub(crate) struct NetworkRecord {
     /// Empty with the machine's network.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub(crate) addresses: Vec<std::net::IpAddr>,
 }
 
 /// A record could not be read or written.
@@ -172,7 +172,7 @@ pub struct RecordError {
 
 /// Whether a record must outlive a power loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
+pub(crate) enum Durability {
     /// It describes processes, which would not.
     Process,
     /// It is synced before its name appears, and its name before this returns.
@@ -180,13 +180,23 @@ pub enum Durability {
 }
 
 /// Writes a record, whole or not at all.
-pub fn write<T: Serialize>(directory: &Path, name: &str, value: &T, durability: Durability) -> Result<(), RecordError> {
+pub(crate) fn write<T: Serialize>(
+    directory: &Path,
+    name: &str,
+    value: &T,
+    durability: Durability,
+) -> Result<(), RecordError> {
     let bytes = serde_json::to_vec(value).expect("records are plain data");
     write_bytes(directory, name, &bytes, durability)
 }
 
 /// Writes a file, whole or not at all.
-pub fn write_bytes(directory: &Path, name: &str, bytes: &[u8], durability: Durability) -> Result<(), RecordError> {
+pub(crate) fn write_bytes(
+    directory: &Path,
+    name: &str,
+    bytes: &[u8],
+    durability: Durability,
+) -> Result<(), RecordError> {
     let path = directory.join(name);
     let failed = |source| RecordError { action: "write", path: path.clone(), source };
     let unfinished = directory.join(format!(".{name}.tmp"));
@@ -203,7 +213,7 @@ pub fn write_bytes(directory: &Path, name: &str, bytes: &[u8], durability: Durab
 }
 
 /// Reads a record; `None` where there is none.
-pub fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> Result<Option<T>, RecordError> {
+pub(crate) fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> Result<Option<T>, RecordError> {
     let path = directory.join(name);
     let failed = |action, source| RecordError { action, path: path.clone(), source };
     let Some(bytes) = read_bytes(directory, name)? else { return Ok(None) };
@@ -211,7 +221,7 @@ pub fn read<T: DeserializeOwned>(directory: &Path, name: &str) -> Result<Option<
 }
 
 /// Reads a file; `None` where there is none.
-pub fn read_bytes(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, RecordError> {
+pub(crate) fn read_bytes(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, RecordError> {
     use std::io::Read;
     let path = directory.join(name);
     let failed = |source| RecordError { action: "read", path: path.clone(), source };

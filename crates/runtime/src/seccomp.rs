@@ -2,7 +2,9 @@
 //! beyond a container. Some of these come with the capability that the kernel would ask for anyway. A call that this
 //! program does not know is refused as if the kernel were older.
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall};
+use oci_spec::runtime::{
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
+};
 
 /// Never: they are old, unsafe, not namespaced, or (io_uring) a way around the filter itself.
 const NEVER: &[&str] = &[

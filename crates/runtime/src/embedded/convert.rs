@@ -107,7 +107,8 @@ pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
         annotations: config.annotations,
         mounts: config.mounts,
         log_path: container.record.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-        resources: resources.map(|linux| v1::ContainerResources { linux: Some(linux), ..v1::ContainerResources::default() }),
+        resources: resources
+            .map(|linux| v1::ContainerResources { linux: Some(linux), ..v1::ContainerResources::default() }),
         image_id: container.record.image_id.clone(),
         user: user.map(|linux| v1::ContainerUser { linux: Some(linux) }),
     }

@@ -141,8 +141,9 @@ impl Embedded {
             output.take(READY_BYTES_MAX).read_to_string(&mut said).await.map_err(failed(action()))?;
         }
         // It is this process' child until one of them ends.
+        let stop = self.config.stop.clone();
         self.tasks.spawn(format!("shim {}", sandbox.record.id), async move {
-            if let Err(error) = child.wait().await {
+            if let Some(Err(error)) = stop.or_stopped(child.wait()).await {
                 tracing::warn!(%error, "cannot wait for a shim");
             }
         });

@@ -15,11 +15,11 @@ use tar::{Archive, Entry, EntryType};
 
 /// Bounds on one layer.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(super) struct Limits {
     /// Files, directories and links.
-    pub entries_max: u64,
+    pub(super) entries_max: u64,
     /// Bytes in files, unpacked.
-    pub bytes_max: u64,
+    pub(super) bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -62,7 +62,7 @@ const WHITEOUT_OTHER: &[u8] = b".wh..wh.";
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Unpacks an archive (uncompressed) into an empty directory; returns the bytes in its files.
-pub fn unpack(reader: impl Read, target: &Path, limits: &Limits) -> Result<u64, LayerError> {
+pub(super) fn unpack(reader: impl Read, target: &Path, limits: &Limits) -> Result<u64, LayerError> {
     let root =
         Rooted::open(target).map_err(|source| LayerError::Make { path: target.display().to_string(), source })?;
     let mut archive = Archive::new(reader);
@@ -183,8 +183,11 @@ impl Unpacker {
         let (parent, name) = place.unwrap_or((self.root.as_fd(), std::ffi::OsStr::new(".")));
         let number = |value: u64| u32::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
         let header = entry.header();
-        let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
-        let (mode, time, kind) = (header.mode()?, i64::try_from(header.mtime()?).unwrap_or(0), header.entry_type());
+        let raw = header.as_old();
+        let uid = number(number_or_zero(&raw.uid, || header.uid())?)?;
+        let gid = number(number_or_zero(&raw.gid, || header.gid())?)?;
+        let time = i64::try_from(number_or_zero(&raw.mtime, || header.mtime())?).unwrap_or(0);
+        let (mode, kind) = (header.mode()?, header.entry_type());
         let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         rustix::fs::chownat(parent, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
         if kind != EntryType::Symlink {
@@ -236,6 +239,11 @@ impl From<rustix::io::Errno> for MakeError {
     fn from(error: rustix::io::Errno) -> Self {
         Self::Io(error.into())
     }
+}
+
+/// A number of a header; one that was left empty is zero, as other readers take it.
+fn number_or_zero(raw: &[u8], parse: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    if raw.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { parse() }
 }
 
 /// A path without its root and dots. One that climbs is refused: no honest archive has it.

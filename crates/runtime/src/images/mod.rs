@@ -25,7 +25,8 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use archive::ArchiveError;
-pub use layer::{LayerError, Limits};
+pub use layer::LayerError;
+use layer::Limits;
 pub use reference::{Reference, ReferenceError};
 
 use crate::records::{self, ContainerRecord, Durability};

@@ -104,7 +104,7 @@ fn damaged_archives_leave_nothing() {
         (oci("x:1", &layer, true), "is damaged"),
         (lying, "has the content of"),
         (tar_of(&[("readme", b"hello")]), "neither an OCI image layout"),
-        (b"not a tar at all".to_vec(), "neither an OCI"),
+        (b"not a tar at all".to_vec(), "cannot read the archive"),
     ] {
         let error = store.import(archive.as_slice()).unwrap_err();
         assert!(base::chain(&error).contains(text), "{}", base::chain(&error));

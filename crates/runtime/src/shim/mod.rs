@@ -9,7 +9,7 @@ mod filter;
 mod hold;
 mod launch;
 mod log;
-pub mod protocol;
+pub(crate) mod protocol;
 mod root;
 mod server;
 

@@ -10,14 +10,14 @@ use crate::records::Exit;
 
 /// The largest payload. A peer that announces more is broken and is cut off; a command line may be up to 2 MiB long and
 /// grows when it is written as JSON.
-pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 8 << 20;
 
 /// Bytes of a frame before its payload.
-pub const HEADER_BYTES: usize = 5;
+pub(crate) const HEADER_BYTES: usize = 5;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A [`Request`], [`Answer`], [`Control`] or [`Change`], as JSON.
     Message,
     /// Bytes for a process' input.
@@ -30,7 +30,7 @@ pub enum Kind {
 
 /// The runtime asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Request {
+pub(crate) enum Request {
     /// Start a container whose directory is there.
     Start {
         /// Its id.
@@ -84,7 +84,7 @@ pub enum Request {
 
 /// The shim answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Done.
     Done,
     /// A container runs.
@@ -103,7 +103,7 @@ pub enum Answer {
 
 /// Sent within a stream, in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Control {
+pub(crate) enum Control {
     /// The terminal changed size (to the shim).
     Resize {
         /// Columns.
@@ -122,7 +122,7 @@ pub enum Control {
 
 /// A container's state, to those who watch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
+pub(crate) enum Change {
     /// It runs.
     Running {
         /// Its id.
@@ -143,7 +143,7 @@ pub enum Change {
 
 /// A peer broke the protocol.
 #[derive(Debug, thiserror::Error)]
-pub enum FrameError {
+pub(crate) enum FrameError {
     /// A frame above the limit.
     #[error("frame of {0} bytes is larger than the {PAYLOAD_BYTES_MAX} that are allowed")]
     TooLong(usize),
@@ -156,7 +156,7 @@ pub enum FrameError {
 }
 
 /// A frame's bytes before its payload.
-pub fn header(kind: Kind, length: usize) -> [u8; HEADER_BYTES] {
+pub(crate) fn header(kind: Kind, length: usize) -> [u8; HEADER_BYTES] {
     let length = u32::try_from(length).expect("payloads are bounded").to_le_bytes();
     let kind = match kind {
         Kind::Message => 0,
@@ -168,7 +168,7 @@ pub fn header(kind: Kind, length: usize) -> [u8; HEADER_BYTES] {
 }
 
 /// A message as a whole frame.
-pub fn message<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn message<T: Serialize>(value: &T) -> Vec<u8> {
     let payload = serde_json::to_vec(value).expect("messages are plain data");
     let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
     frame.extend(header(Kind::Message, payload.len()));
@@ -177,7 +177,7 @@ pub fn message<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// Kind and payload length of a frame that begins with `bytes`.
-pub fn parse_header(bytes: [u8; HEADER_BYTES]) -> Result<(Kind, usize), FrameError> {
+pub(crate) fn parse_header(bytes: [u8; HEADER_BYTES]) -> Result<(Kind, usize), FrameError> {
     let length = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
     if length > PAYLOAD_BYTES_MAX {
         return Err(FrameError::TooLong(length));
@@ -193,7 +193,7 @@ pub fn parse_header(bytes: [u8; HEADER_BYTES]) -> Result<(Kind, usize), FrameErr
 }
 
 /// Takes the first whole frame off a buffer; `None` until it is there.
-pub fn take_frame(buffer: &mut Vec<u8>) -> Result<Option<(Kind, Vec<u8>)>, FrameError> {
+pub(crate) fn take_frame(buffer: &mut Vec<u8>) -> Result<Option<(Kind, Vec<u8>)>, FrameError> {
     let Some(start) = buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let (kind, length) = parse_header(*start)?;
     if buffer.len() < HEADER_BYTES + length {
