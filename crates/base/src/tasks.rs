@@ -40,7 +40,7 @@ impl Tasks {
     /// 100 ms and at most every 30 s.
     pub fn supervise<F, Fut, E>(&self, name: impl Into<String>, stop: Stop, start: F)
     where
-        F: Fn(Stop) -> Fut + Send + 'static,
+        F: Fn(Stop) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: std::error::Error + Send + 'static,
     {
@@ -49,7 +49,7 @@ impl Tasks {
             let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
             while !stop.is_stopped() {
                 let started = tokio::time::Instant::now();
-                match AssertUnwindSafe(start(stop.child())).catch_unwind().await {
+                match AssertUnwindSafe(async { start(stop.child()).await }).catch_unwind().await {
                     Ok(Ok(())) if stop.is_stopped() => break,
                     Ok(Ok(())) => tracing::warn!(component = %name, "component ended early; starting it again"),
                     Ok(Err(error)) => {

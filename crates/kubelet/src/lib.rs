@@ -108,6 +108,11 @@ pub enum KubeletError {
     Listener(#[source] std::io::Error),
 }
 
+/// Removes the volumes of all pods below `root_dir`, with their mounts. For when the node is reset: no pod may run.
+pub fn remove_all(root_dir: &std::path::Path) -> std::io::Result<()> {
+    if root_dir.exists() { volumes::mounts::remove_tree(root_dir) } else { Ok(()) }
+}
+
 /// Runs the node until `stop`; returns when everything that it started has ended. Containers go on.
 pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
     for (path, mode) in [(&config.root_dir, 0o700), (&config.log_dir, 0o755)] {

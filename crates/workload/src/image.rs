@@ -12,8 +12,8 @@ use tar::{Builder, EntryType, Header};
 pub const NAME: &str = "example.test/web:1";
 
 const APPLETS: &[&str] = &[
-    "sh", "httpd", "wget", "nslookup", "cat", "sleep", "hostname", "seq", "ls", "echo", "touch", "id", "env", "date",
-    "mkdir", "kill", "nc", "true", "false", "tee", "wc", "ps", "mount", "grep", "readlink", "stat",
+    "sh", "httpd", "sed", "head", "printf", "nslookup", "cat", "sleep", "hostname", "seq", "ls", "echo", "touch", "id",
+    "env", "date", "mkdir", "kill", "nc", "true", "false", "tee", "wc", "ps", "mount", "grep", "readlink", "stat",
 ];
 
 /// Writes the archive into `folder`; returns its path. Fails where `/bin/busybox` is missing.
@@ -37,39 +37,54 @@ pub fn archive(folder: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// `get NAME [PORT]`: prints what a web server answers. (The static busybox's own client looks names up through libraries
+/// that the image does not have.)
+const GET: &str = r#"#!/bin/sh
+address=$(nslookup "$1" 2>/dev/null | sed -n '/^Name:/,$s/^Address: *//p' | head -n 1)
+[ -n "$address" ] || { echo "no address for $1"; exit 1; }
+printf 'GET / HTTP/1.0\r\nHost: %s\r\n\r\n' "$1" | nc -w 5 "$address" "${2:-80}" | sed '1,/^\r$/d'
+"#;
+
 fn layer() -> io::Result<Vec<u8>> {
     let mut layer = Builder::new(Vec::new());
     for (folder, mode) in [("bin/", 0o755), ("etc/", 0o755), ("tmp/", 0o1777), ("www/", 0o777)] {
-        entry(&mut layer, EntryType::Directory, folder, "", mode)?;
+        directory(&mut layer, folder, mode)?;
     }
     file(&mut layer, "bin/busybox", &std::fs::read("/bin/busybox")?, 0o755)?;
     for applet in APPLETS {
-        entry(&mut layer, EntryType::Symlink, &format!("bin/{applet}"), "busybox", 0o777)?;
+        symbolic_link(&mut layer, &format!("bin/{applet}"), "busybox")?;
     }
+    file(&mut layer, "bin/get", GET.as_bytes(), 0o755)?;
     file(&mut layer, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000:web:/:/bin/sh\n", 0o644)?;
     file(&mut layer, "etc/group", b"root:x:0:\nweb:x:1000:\n", 0o644)?;
     layer.into_inner()
 }
 
 fn file<W: std::io::Write>(archive: &mut Builder<W>, path: &str, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut header = Header::new_gnu();
-    header.set_size(content.len() as u64);
-    header.set_mode(mode);
+    let mut header = header(EntryType::Regular, content.len(), mode);
     archive.append_data(&mut header, path, content)
 }
 
-fn entry<W: std::io::Write>(
-    archive: &mut Builder<W>,
-    kind: EntryType,
-    path: &str,
-    target: &str,
-    mode: u32,
-) -> io::Result<()> {
+fn directory<W: std::io::Write>(archive: &mut Builder<W>, path: &str, mode: u32) -> io::Result<()> {
+    let mut header = header(EntryType::Directory, 0, mode);
+    archive.append_data(&mut header, path, io::empty())
+}
+
+fn symbolic_link<W: std::io::Write>(archive: &mut Builder<W>, path: &str, target: &str) -> io::Result<()> {
+    let mut header = header(EntryType::Symlink, 0, 0o777);
+    archive.append_link(&mut header, path, target)
+}
+
+/// A header of root's.
+fn header(kind: EntryType, size: usize, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
-    header.set_size(0);
+    header.set_size(size as u64);
     header.set_mode(mode);
-    archive.append_link(&mut header, path, target)
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }
 
 fn digest(bytes: &[u8]) -> String {

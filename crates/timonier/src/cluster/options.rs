@@ -1,0 +1,69 @@
+//! What a cluster can be told at its start. The defaults are a working cluster.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use ipnet::Ipv4Net;
+
+/// Flags of `timonier up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// The port of the API server.
+    #[arg(long, value_name = "PORT", default_value_t = 6443)]
+    pub(crate) api_port: u16,
+    /// The port of the node server, where the API server fetches logs and runs commands.
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub(crate) kubelet_port: u16,
+    /// This node's name [default: the machine's host name].
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// The address that pods and other machines reach this node under [default: the default route's].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) node_ip: Option<Ipv4Addr>,
+    /// Where pods' addresses come from.
+    #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
+    pub(crate) cluster_cidr: Ipv4Net,
+    /// Where services' addresses come from.
+    #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
+    pub(crate) service_cidr: Ipv4Net,
+    /// The domain that services' names end with.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+}
+
+/// How many of the cluster's addresses each node gets.
+pub(super) const NODE_PREFIX: u8 = 24;
+
+impl Options {
+    /// The node's name: given, or the machine's host name in lower case.
+    pub(super) fn node_name(&self) -> Result<String> {
+        let name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname().context("cannot read the host name")?.to_string_lossy().to_lowercase(),
+        };
+        match machinery::names::dns1123_subdomain(&name).into_iter().next() {
+            None => Ok(name),
+            Some(why) => anyhow::bail!("the node name {name:?} cannot be used: {why}; choose another with --node-name"),
+        }
+    }
+
+    /// The address of the Service `kubernetes`: the first of its range.
+    pub(super) fn kubernetes_service_ip(&self) -> Ipv4Addr {
+        nth(self.service_cidr, 1)
+    }
+
+    /// The address of the cluster's DNS.
+    pub(super) fn dns_ip(&self) -> Ipv4Addr {
+        nth(self.service_cidr, 10)
+    }
+
+    /// The gateway of the first node's pods.
+    pub(super) fn first_gateway(&self) -> Ipv4Addr {
+        nth(self.cluster_cidr, 1)
+    }
+}
+
+fn nth(net: Ipv4Net, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(net.network().to_bits() + number)
+}

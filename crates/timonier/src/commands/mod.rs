@@ -1,0 +1,76 @@
+//! The command line: one file a verb, one line in the list.
+
+mod down;
+mod image;
+mod kubeconfig;
+mod reset;
+mod status;
+mod up;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::data_dir::DataDir;
+
+/// Kubernetes in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "timonier", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a cluster on this machine.
+    Up(up::Up),
+    /// Stop the cluster's process. Running pods go on, and the next `up` finds them.
+    Down(down::Down),
+    /// Show whether the cluster runs, and what runs in it.
+    Status(status::Status),
+    /// Print the administrator's kubeconfig.
+    Kubeconfig(kubeconfig::Kubeconfig),
+    /// Import and list container images.
+    Image(image::Image),
+    /// Remove everything that Timonier made on this machine, data included.
+    Reset(reset::Reset),
+}
+
+/// Where the cluster's data lies.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DataDirArg {
+    /// The folder that holds the cluster: datastore, keys, images, containers.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/timonier", global = true)]
+    data_dir: PathBuf,
+}
+
+impl DataDirArg {
+    pub(crate) fn open(&self) -> Result<DataDir> {
+        DataDir::new(&self.data_dir)
+    }
+}
+
+/// Runs one command.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Up(up) => up.run(),
+        Command::Down(down) => down.run(),
+        Command::Status(status) => status.run(),
+        Command::Kubeconfig(kubeconfig) => kubeconfig.run(),
+        Command::Image(image) => image.run(),
+        Command::Reset(reset) => reset.run(),
+    }
+}
+
+/// Prints to the command's output. A reader that has gone (`| head`) is no error.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// One sentence on the error output: what was wrong and why.
+pub(crate) fn print_error(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "error: {}", base::chain(error.as_ref()));
+}

@@ -1,0 +1,234 @@
+//! A machine for one test: a network namespace, a data directory, and what is left behind on both.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before the test says that it hangs.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A machine with an address of its own and a cluster's data directory. Dropping it removes everything.
+pub struct Machine {
+    namespace: String,
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    /// With an interface and an address, as most machines have.
+    pub fn new() -> Self {
+        let machine = Self::with_loopback_only();
+        machine.ip("link add name uplink type veth peer name uplink-peer");
+        machine.ip("addr add 192.0.2.10/24 dev uplink");
+        machine.ip("link set uplink up");
+        machine.ip("link set uplink-peer up");
+        machine.ip("route add default via 192.0.2.1 dev uplink");
+        machine
+    }
+
+    /// With nothing but a loopback that is down.
+    pub fn with_loopback_only() -> Self {
+        let namespace = format!("timonier-e2e-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
+        run(Command::new("ip").args(["netns", "add", &namespace]));
+        Self { namespace, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn ip(&self, args: &str) {
+        run(Command::new("ip").args(["-n", &self.namespace]).args(args.split(' ')));
+    }
+
+    /// The cluster's data directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A folder for the test's own files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A command inside the machine's network. (`ip netns exec` would hide the cgroups.)
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.namespace)).arg("--").arg(program);
+        command.env("KUBECONFIG", self.data().join("kubeconfig")).env("HOME", self.folder.path());
+        command
+    }
+
+    /// `timonier ARGS --data-dir ...`, whatever comes of it.
+    pub fn try_timonier(&self, args: &str) -> Output {
+        let mut command = self.command(env!("CARGO_BIN_EXE_timonier"));
+        command.args(args.split(' ')).arg("--data-dir").arg(self.data()).output().unwrap()
+    }
+
+    /// `timonier ARGS`, which must succeed; returns its output.
+    #[track_caller]
+    pub fn timonier(&self, args: &str) -> String {
+        self.succeeded(&format!("timonier {args}"), &self.try_timonier(args))
+    }
+
+    /// `timonier ARGS`, which must fail; returns its one sentence.
+    #[track_caller]
+    pub fn timonier_fails(&self, args: &str) -> String {
+        one_sentence(&format!("timonier {args}"), &self.try_timonier(args))
+    }
+
+    /// `kubectl ARGS`, whatever comes of it. Words are split at spaces; see [`Machine::kubectl_args`] for others.
+    pub fn try_kubectl(&self, args: &[&str], input: &str) -> Output {
+        let mut child = self
+            .command("kubectl")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// `kubectl ARGS`, which must succeed without a warning; returns its output.
+    #[track_caller]
+    pub fn kubectl(&self, args: &str) -> String {
+        self.kubectl_args(&args.split(' ').collect::<Vec<_>>(), "")
+    }
+
+    /// `kubectl` with arguments that hold spaces, and input.
+    #[track_caller]
+    pub fn kubectl_args(&self, args: &[&str], input: &str) -> String {
+        let output = self.try_kubectl(args, input);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let shown = format!("kubectl {}", args.join(" "));
+        assert!(!errors.contains("Warning"), "{shown} warned: {errors}");
+        self.succeeded(&shown, &output)
+    }
+
+    #[track_caller]
+    fn succeeded(&self, shown: &str, output: &Output) -> String {
+        assert!(
+            output.status.success(),
+            "{shown}: {}\n{}{}\n{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr),
+            self.evidence()
+        );
+        text(&output.stdout)
+    }
+
+    /// Waits until `kubectl ARGS` prints what `done` accepts.
+    #[track_caller]
+    pub fn kubectl_until(&self, args: &str, done: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let output = self.try_kubectl(&args.split(' ').collect::<Vec<_>>(), "");
+            let printed = text(&output.stdout);
+            if output.status.success() && done(&printed) {
+                return printed;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "kubectl {args} still prints:\n{printed}{}\n{}",
+                text(&output.stderr),
+                self.evidence()
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// The process id of the cluster.
+    pub fn pid(&self) -> i32 {
+        std::fs::read_to_string(self.data().join("lock")).unwrap().trim().parse().unwrap()
+    }
+
+    /// `kill -9` of the cluster's process; returns when it is gone.
+    pub fn kill(&self) {
+        let pid = self.pid();
+        run(Command::new("kill").args(["-9", &pid.to_string()]));
+        let deadline = Instant::now() + DEADLINE;
+        while Path::new(&format!("/proc/{pid}/exe")).exists() {
+            assert!(Instant::now() < deadline, "process {pid} survives kill -9");
+            std::thread::yield_now();
+        }
+    }
+
+    /// What a person would look at first after a failure.
+    pub fn evidence(&self) -> String {
+        let mut evidence = String::new();
+        for args in ["get pods,svc,endpointslices -A -o wide", "get events -A"] {
+            let output = self.try_kubectl(&args.split(' ').collect::<Vec<_>>(), "");
+            let _ = writeln!(evidence, "$ kubectl {args}\n{}{}", text(&output.stdout), text(&output.stderr));
+        }
+        let log = std::fs::read_to_string(self.data().join("timonier.log")).unwrap_or_default();
+        let tail: Vec<_> = log.lines().rev().take(60).collect();
+        let _ = writeln!(evidence, "$ tail timonier.log");
+        for line in tail.iter().rev() {
+            let _ = writeln!(evidence, "{line}");
+        }
+        evidence
+    }
+
+    /// Everything of this machine's cluster that the kernel holds: mounts, cgroups, processes, links, rules, routes.
+    pub fn traces(&self) -> BTreeSet<String> {
+        let data = self.data();
+        let mut traces = BTreeSet::new();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        traces.extend(
+            mounts.lines().filter(|line| line.contains(data.to_str().unwrap())).map(|line| format!("mount {line}")),
+        );
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let command = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+            if command.contains(data.to_str().unwrap()) {
+                traces.insert(format!("process {} {}", process.file_name().display(), command.replace('\0', " ")));
+            }
+        }
+        for (label, args) in
+            [("link", "ip -o link"), ("rule", "nft list tables"), ("route", "ip route"), ("address", "ip -o addr")]
+        {
+            let words: Vec<_> = args.split(' ').collect();
+            let output = self.command(words[0]).args(&words[1..]).output().unwrap();
+            let own = |line: &&str| !line.contains("lo ") && !line.contains("lo:") && !line.contains("uplink");
+            traces.extend(text(&output.stdout).lines().filter(own).map(|line| format!("{label} {line}")));
+        }
+        let cgroups =
+            Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", "*timonier*"]).output().unwrap();
+        traces.extend(text(&cgroups.stdout).lines().map(|line| format!("cgroup {line}")));
+        traces
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let reset = self.try_timonier("reset --yes");
+        if !reset.status.success() {
+            eprintln!("reset failed: {}", text(&reset.stderr));
+        }
+        let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).status();
+    }
+}
+
+/// One line on the error output that begins with `error:`, and a non-zero exit.
+#[track_caller]
+pub fn one_sentence(shown: &str, output: &Output) -> String {
+    let errors = text(&output.stderr);
+    assert!(!output.status.success(), "{shown} succeeded: {}", text(&output.stdout));
+    let lines: Vec<_> = errors.lines().collect();
+    assert!(lines.len() == 1 && lines[0].starts_with("error: "), "{shown}: not one clear sentence: {errors}");
+    lines[0].to_owned()
+}
+
+/// Runs a command that must succeed.
+#[track_caller]
+pub fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

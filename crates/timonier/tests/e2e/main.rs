@@ -1,0 +1,11 @@
+//! End to end: the real binary, real containers, real network namespaces, a real `kubectl`.
+//!
+//! Every test makes a network namespace and a data directory of its own and removes both, also when it fails. Needs root,
+//! `ip`, `nsenter`, `nft`, a static busybox and `kubectl` 1.30 or newer: `cargo xtask test` installs them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where it stands")]
+
+mod application;
+mod crash;
+mod errors;
+
+mod machine;
