@@ -292,7 +292,7 @@ mod tests {
             OFFSET_ARCHITECTURE => ARCHITECTURE,
             _ => {
                 let argument = arguments[((offset - OFFSET_ARGUMENTS) / 8) as usize];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
         };
         let (mut at, mut accumulator) = (0usize, 0u32);

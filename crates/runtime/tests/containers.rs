@@ -1,6 +1,8 @@
 //! Real containers on this machine: sandboxes, logs, commands, ends, restarts, and that nothing is left. Needs root and
 //! `/bin/busybox`, statically linked.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -186,7 +188,8 @@ fn busybox() -> Vec<u8> {
     let mut layer = tar::Builder::new(Vec::new());
     let mut file = |name: &str, mode: u32, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
-        (header.set_size(bytes.len() as u64), header.set_mode(mode));
+        header.set_size(bytes.len() as u64);
+        header.set_mode(mode);
         layer.append_data(&mut header, name, bytes).unwrap();
     };
     file("bin/busybox", 0o755, &std::fs::read("/bin/busybox").expect("busybox-static is installed"));
@@ -197,11 +200,15 @@ fn busybox() -> Vec<u8> {
         "kill", "grep", "stty", "tail", "wc", "pwd", "env", "mkdir", "chmod",
     ] {
         let mut header = tar::Header::new_gnu();
-        (header.set_size(0), header.set_mode(0o777), header.set_entry_type(tar::EntryType::Symlink));
+        header.set_size(0);
+        header.set_mode(0o777);
+        header.set_entry_type(tar::EntryType::Symlink);
         layer.append_link(&mut header, format!("bin/{name}"), "busybox").unwrap();
     }
     let mut header = tar::Header::new_gnu();
-    (header.set_size(0), header.set_mode(0o1777), header.set_entry_type(tar::EntryType::Directory));
+    header.set_size(0);
+    header.set_mode(0o1777);
+    header.set_entry_type(tar::EntryType::Directory);
     layer.append_data(&mut header, "tmp/", std::io::empty()).unwrap();
     let layer = layer.into_inner().unwrap();
     use sha2::Digest;
@@ -215,7 +222,8 @@ fn busybox() -> Vec<u8> {
         [("l.tar", layer.as_slice()), ("c.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())]
     {
         let mut header = tar::Header::new_gnu();
-        (header.set_size(bytes.len() as u64), header.set_mode(0o644));
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
         image.append_data(&mut header, name, bytes).unwrap();
     }
     image.into_inner().unwrap()
@@ -479,7 +487,11 @@ async fn volumes_are_mounted_as_asked() {
         }
     };
     tokio::time::timeout(DEADLINE, seen).await.unwrap();
-    assert_eq!(node.exec(&first, "ps | grep -c 'sleep 100[0]'").await.1, "1\n", "the sleep of the other container is not seen");
+    assert_eq!(
+        node.exec(&first, "ps | grep -c 'sleep 100[0]'").await.1,
+        "1\n",
+        "the sleep of the other container is not seen"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

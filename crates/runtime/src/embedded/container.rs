@@ -148,7 +148,7 @@ impl Embedded {
         let answer = self.ask_shim(container, &Request::Start { container: container.record.id.clone() }).await;
         match answer {
             Ok(Answer::Started { started_at }) => {
-                self.set_state(container, State::Running(started_at));
+                self.set_state(container, &State::Running(started_at));
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -157,7 +157,7 @@ impl Embedded {
                 let exit = records::read(&container.directory, records::EXIT)
                     .map_err(record_failed("read an exit".to_owned()))?;
                 if let Some(exit) = exit {
-                    self.set_state(container, State::Exited(0, exit));
+                    self.set_state(container, &State::Exited(0, exit));
                 }
                 Err(error)
             }
@@ -289,6 +289,11 @@ fn write_container(
     for name in ["upper", "work", "rootfs"] {
         make(&directory.join(name))?;
     }
+    own_root(directory, record).map_err(|source| RecordError {
+        action: "make",
+        path: directory.join("upper"),
+        source,
+    })?;
     if let Some(folder) = record.log_path.as_deref().and_then(Path::parent) {
         make(folder)?;
     }
@@ -302,4 +307,16 @@ fn write_container(
     records::write_bytes(directory, records::CONFIG, &config.encode_to_vec(), Durability::Process)?;
     records::write(directory, records::SPEC, spec, Durability::Process)?;
     records::write(directory, records::CONTAINER, record, Durability::Process)
+}
+
+/// A container's root directory has the mode and owner that its image gives it: those of the upper layer, which start as the
+/// highest lower one's.
+fn own_root(directory: &Path, record: &ContainerRecord) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let layers = directory.ancestors().nth(3).map(|root| root.join("layers"));
+    let (Some(layers), Some(highest)) = (layers, record.layers.last()) else { return Ok(()) };
+    let lower = std::fs::metadata(layers.join(highest))?;
+    let upper = directory.join("upper");
+    chown(&upper, Some(lower.uid()), Some(lower.gid()))?;
+    std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(lower.mode() & 0o7777))
 }

@@ -40,7 +40,7 @@ pub fn remove_all(root: &Path, cgroup_root: &str) -> Result<(), ResetError> {
     if root.exists() {
         let _lock = super::lock(root).map_err(|_| ResetError::InUse(root.to_owned()))?;
         for directory in directories(&sandboxes).map_err(file(&sandboxes))? {
-            end_sandbox(&directory, &cgroups, cgroup_root)?;
+            end_sandbox(&directory, &cgroups)?;
         }
     }
     let group = format!("/{cgroup_root}");
@@ -50,9 +50,9 @@ pub fn remove_all(root: &Path, cgroup_root: &str) -> Result<(), ResetError> {
 }
 
 /// Ends what one sandbox's directory tells of: its shim first, as that would report ends to nobody.
-pub(super) fn end_sandbox(directory: &Path, cgroups: &Cgroups, cgroup_root: &str) -> Result<(), ResetError> {
+pub(super) fn end_sandbox(directory: &Path, cgroups: &Cgroups) -> Result<(), ResetError> {
     let file = |source| ResetError::File { path: directory.to_owned(), source };
-    for pid in shims_of(directory, cgroups, cgroup_root)? {
+    for pid in shims_of(directory).map_err(file)? {
         let handle = linux::process::pidfd(pid);
         linux::process::signal(pid, 9).map_err(file)?;
         if let Ok(handle) = handle {
@@ -70,16 +70,21 @@ pub(super) fn end_sandbox(directory: &Path, cgroups: &Cgroups, cgroup_root: &str
     unmount_shm(directory).map_err(file)
 }
 
-/// The shims that were started for a directory, by their command lines. Only processes in the shims' own group are looked
-/// at: their first arguments are ours.
-fn shims_of(directory: &Path, cgroups: &Cgroups, cgroup_root: &str) -> Result<Vec<rustix::process::Pid>, ResetError> {
+/// The shims that were started for a directory, by their command lines: one may not have reached its control group yet.
+fn shims_of(directory: &Path) -> std::io::Result<Vec<rustix::process::Pid>> {
     use std::os::unix::ffi::OsStrExt;
-    let mut pids = cgroups.processes(&format!("/{cgroup_root}/shims"))?;
-    pids.retain(|pid| {
-        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|argument| argument == directory.as_os_str().as_bytes())
-    });
-    Ok(pids)
+    let ours = [b"shim".as_slice(), b"run", directory.as_os_str().as_bytes()];
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process may go while we look.
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments: Vec<_> = line.split(|byte| *byte == 0).skip(1).take(3).collect();
+        if arguments == ours {
+            found.extend(rustix::process::Pid::from_raw(pid));
+        }
+    }
+    Ok(found)
 }
 
 fn directories(path: &Path) -> std::io::Result<Vec<PathBuf>> {

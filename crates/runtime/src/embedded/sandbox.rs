@@ -1,9 +1,10 @@
 //! Sandboxes: made, found again, stopped, removed; and what happens when a shim dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cri::{AttachRequest, ContainerChange, RuntimeError, v1};
 use prost::Message;
@@ -11,12 +12,18 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::state::{Container, Phase, Sandbox, State};
-use super::{Config, Embedded, OpenError, blocking, client, failed, new_id, record_failed};
+use super::{Embedded, OpenError, blocking, client, failed, new_id, record_failed};
 use crate::records::{self, ContainerRecord, Durability, Exit, NetworkRecord, SandboxRecord, Share, Started};
 use crate::shim::protocol::{Change, Request};
 
 /// A shim that says more than this before it is ready is none.
 const READY_BYTES_MAX: u64 = 4096;
+
+/// How long a shim may take to end all that it holds; longer, and a process of it hangs in the kernel.
+const END_WAIT: Duration = Duration::from_secs(30);
+
+/// How long the end of a shim that has just said so may take to be seen.
+const NOTICE_WAIT: Duration = Duration::from_secs(2);
 
 /// The handlers that a pod may name; the empty one is the default.
 const HANDLERS: [&str; 2] = ["", "timonier"];
@@ -159,10 +166,19 @@ impl Embedded {
     /// Listens to a shim: returns once all its states are known, and goes on in a task until it has gone.
     async fn follow(&self, sandbox: &Arc<Sandbox>) -> Result<(), client::ClientError> {
         let mut changes = client::Changes::open(&sandbox.directory).await?;
+        let mut told = BTreeSet::new();
         loop {
-            match changes.next().await? {
+            let change = changes.next().await?;
+            match &change {
                 Change::Current => break,
-                change => self.apply(change),
+                Change::Running { container, .. } | Change::Exited { container, .. } => told.insert(container.clone()),
+            };
+            self.apply(change);
+        }
+        // The shim was about to start it when something failed that left no record.
+        for container in self.containers_of(&sandbox.record.id) {
+            if container.is_running() && !told.contains(&container.record.id) {
+                self.conclude(&container);
             }
         }
         let Some(runtime) = self.this.upgrade() else { return Ok(()) };
@@ -186,14 +202,14 @@ impl Embedded {
             Change::Current => return,
         };
         let Some(container) = self.known().containers.get(&id).cloned() else { return };
-        self.set_state(&container, state);
+        self.set_state(&container, &state);
     }
 
     /// Moves a container's state forward, never back, and tells those who listen.
-    pub(super) fn set_state(&self, container: &Container, new: State) {
+    pub(super) fn set_state(&self, container: &Container, new: &State) {
         use v1::ContainerEventType::{ContainerStartedEvent, ContainerStoppedEvent};
         let changed = container.state.send_if_modified(|state| {
-            let next = match (&*state, &new) {
+            let next = match (&*state, new) {
                 (State::Created, State::Running(_)) => new.clone(),
                 (State::Created, State::Exited(..)) => new.clone(),
                 (State::Running(started), State::Exited(_, exit)) => State::Exited(*started, exit.clone()),
@@ -237,14 +253,17 @@ impl Embedded {
             tracing::warn!(sandbox = %sandbox.record.id, error = base::chain(&error), "cannot clean up after a shim; removal tries again");
         }
         for container in containers {
-            match last_words(&container.directory, self.now()) {
-                Ok(Some(state)) => {
-                    self.set_state(&container, state);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(container = %container.record.id, error = base::chain(&error), "cannot record an exit")
-                }
+            self.conclude(&container);
+        }
+    }
+
+    /// Gives a container that nobody holds any more the end that is on record, or one that nobody saw.
+    fn conclude(&self, container: &Container) {
+        match last_words(&container.directory, self.now()) {
+            Ok(Some(state)) => self.set_state(container, &state),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(container = %container.record.id, error = base::chain(&error), "cannot record an exit");
             }
         }
     }
@@ -256,11 +275,18 @@ impl Embedded {
     pub(super) async fn stop_sandbox(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
         let mut phase = sandbox.phase.subscribe();
         if *phase.borrow() != Phase::Gone {
-            match client::ask(&sandbox.directory, &Request::Shutdown).await {
-                // The task that follows the shim notices that it has gone.
-                Ok(_) => drop(phase.wait_for(|phase| *phase == Phase::Gone).await),
+            let action = format!("stop sandbox {}", sandbox.record.id);
+            let asked = client::ask(&sandbox.directory, &Request::Shutdown);
+            match tokio::time::timeout(END_WAIT, asked).await.map_err(failed(action.clone()))? {
+                Ok(_) => {
+                    // The task that follows the shim notices that it has gone; a sandbox that failed early has none.
+                    let noticed = phase.wait_for(|phase| *phase == Phase::Gone);
+                    if tokio::time::timeout(NOTICE_WAIT, noticed).await.is_err() {
+                        self.bury(sandbox).await;
+                    }
+                }
                 Err(client::ClientError::Connection(_)) => self.bury(sandbox).await,
-                Err(error) => return Err(failed(format!("stop sandbox {}", sandbox.record.id))(error)),
+                Err(error) => return Err(failed(action)(error)),
             }
         }
         if sandbox.record.network == Share::Pod {
@@ -310,12 +336,24 @@ impl Embedded {
                 Ok(None) => remove_tree(&directory).map_err(state)?,
                 Err(error) => {
                     tracing::error!(path = %directory.display(), error = base::chain(&error), "a sandbox's state is damaged: ending it");
-                    let (cgroups, config) = (self.cgroups.clone(), self.config.clone());
-                    blocking(move || discard(&directory, &cgroups, &config)).await.map_err(state)?;
+                    self.discard(&directory).await.map_err(state)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Ends what a damaged record may have described, as far as the directory itself tells.
+    async fn discard(&self, directory: &Path) -> std::io::Result<()> {
+        if let Some(id) = directory.file_name().and_then(|name| name.to_str()) {
+            self.config.network.detach(id).await.map_err(std::io::Error::other)?;
+        }
+        let (cgroups, directory) = (self.cgroups.clone(), directory.to_owned());
+        blocking(move || {
+            super::reset::end_sandbox(&directory, &cgroups).map_err(std::io::Error::other)?;
+            remove_tree(&directory)
+        })
+        .await
     }
 
     async fn find_sandbox(&self, sandbox: Arc<Sandbox>, containers: Vec<Container>) {
@@ -356,7 +394,7 @@ fn write_sandbox(
     record: &SandboxRecord,
     config: &v1::PodSandboxConfig,
 ) -> Result<(), records::RecordError> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let failed = |source| records::RecordError { action: "make", path: directory.to_owned(), source };
     std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(failed)?;
     let hostname = if record.hostname.is_empty() {
@@ -371,7 +409,10 @@ fn write_sandbox(
         _ => read_host("/etc/resolv.conf"),
     };
     for (name, bytes) in [("hostname", hostname), ("hosts", read_host("/etc/hosts")), ("resolv.conf", resolv)] {
-        std::fs::write(directory.join(name), bytes).map_err(failed)?;
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).map_err(failed)?;
+        // Every user of a container reads it, whatever this process' umask is.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
     }
     records::write_bytes(directory, records::CONFIG, &config.encode_to_vec(), Durability::Process)?;
     records::write(directory, records::SANDBOX, record, Durability::Process)
@@ -461,12 +502,6 @@ fn read_config<T: Message + Default>(directory: &Path) -> Result<T, records::Rec
     let bytes =
         records::read_bytes(directory, records::CONFIG)?.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
     T::decode(bytes.as_slice()).map_err(|error| failed(std::io::Error::other(error)))
-}
-
-/// Ends what a damaged record may have described, as far as the directory itself tells.
-fn discard(directory: &Path, cgroups: &linux::cgroup::Cgroups, config: &Config) -> std::io::Result<()> {
-    super::reset::end_sandbox(directory, cgroups, &config.cgroup_root).map_err(std::io::Error::other)?;
-    remove_tree(directory)
 }
 
 /// The pod's shared memory, where it is still mounted.

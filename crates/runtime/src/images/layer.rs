@@ -124,7 +124,7 @@ impl Unpacker {
         match kind {
             EntryType::Directory => make_directory(parent, name)?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.write_file(entry, parent, name)?
+                self.write_file(entry, parent, name)?;
             }
             EntryType::Symlink => {
                 let target = entry.link_name()?.ok_or_else(|| refused("a symlink without a target"))?;
@@ -367,7 +367,9 @@ mod tests {
         header.set_entry_type(kind);
         header.set_size(data.len() as u64);
         header.set_mode(0o4755);
-        (header.set_uid(7), header.set_gid(8), header.set_mtime(1_000_000));
+        header.set_uid(7);
+        header.set_gid(8);
+        header.set_mtime(1_000_000);
         if !link.is_empty() {
             header.set_link_name_literal(link).unwrap();
         }

@@ -301,7 +301,10 @@ impl Store {
             return Ok(0);
         }
         let target = self.unique("layers")?;
+        // The root of a container has this mode, unless the archive names another; the umask must not decide it.
         std::fs::create_dir(&target.0).map_err(file_error("make", &target.0))?;
+        std::fs::set_permissions(&target.0, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .map_err(file_error("make", &target.0))?;
         let failed = |source| StoreError::Layer { digest: digest.to_owned(), image: image.to_owned(), source };
         let file = File::open(&spooled.path).map_err(file_error("open", &spooled.path))?;
         let plain = archive::decompress(file).map_err(|error| failed(LayerError::Archive(error)))?;
@@ -482,10 +485,11 @@ struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(path = %self.0.display(), %error, "cannot remove an unfinished import; the next start tries again");
-            }
+        let removed = std::fs::remove_dir_all(&self.0);
+        if let Err(error) =
+            removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        {
+            tracing::warn!(path = %self.0.display(), %error, "cannot remove an unfinished import; the next start tries again");
         }
     }
 }

@@ -7,7 +7,8 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
-        (header.set_size(bytes.len() as u64), header.set_mode(0o644));
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
         builder.append_data(&mut header, name, *bytes).unwrap();
     }
     builder.into_inner().unwrap()

@@ -108,7 +108,7 @@ pub(super) fn start(
         root::enter(context, record, spec)?;
         become_program(process, filter.as_ref(), streams, channel)
     };
-    launch(namespace, process.terminal().unwrap_or(false), record.stdin, child).inspect_err(|_| {
+    launch(&namespace, process.terminal().unwrap_or(false), record.stdin, child).inspect_err(|_| {
         // The child has ended; a group that stays is found by the container's removal.
         let _ = context.cgroups.remove(&record.cgroup);
     })
@@ -133,7 +133,7 @@ pub(super) fn execute(
         process::enter(&pidfd, namespaces).map_err(step("enter the container"))?;
         become_program(process, filter.as_ref(), streams, channel)
     };
-    launch(Children::In(processes), process.terminal().unwrap_or(false), stdin, child)
+    launch(&Children::In(processes), process.terminal().unwrap_or(false), stdin, child)
 }
 
 /// Where a child's process namespace is.
@@ -144,7 +144,7 @@ enum Children {
 }
 
 fn launch(
-    namespace: Children,
+    namespace: &Children,
     terminal: bool,
     stdin: bool,
     child: impl FnOnce(ChildStreams, &UnixStream) -> Result<std::convert::Infallible, LaunchError>,
@@ -159,7 +159,7 @@ fn launch(
             process::exit_now(127)
         }
     };
-    let pid = match &namespace {
+    let pid = match namespace {
         Children::Here => fork(),
         Children::New => process::with_children_in(None, fork),
         Children::In(target) => process::with_children_in(Some(target), fork),

@@ -85,7 +85,7 @@ struct Options<'a> {
     data: Vec<(&'a str, &'a str)>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadOnly {
     No,
     Here,

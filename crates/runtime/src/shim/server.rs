@@ -356,10 +356,10 @@ impl Server {
             };
             match role {
                 Role::New => self.requested(id, &payload),
-                Role::Exec(exec) => self.to_process(&Owner::Exec(exec), kind, &payload),
+                Role::Exec(exec) => self.feed_process(&Owner::Exec(exec), kind, &payload),
                 Role::Attach { container, stdin } => {
                     if stdin || kind == Kind::Message {
-                        self.to_process(&Owner::Container(container), kind, &payload);
+                        self.feed_process(&Owner::Container(container), kind, &payload);
                     }
                 }
                 Role::Answered | Role::Watch => {}
@@ -367,7 +367,7 @@ impl Server {
         }
     }
 
-    fn to_process(&mut self, owner: &Owner, kind: Kind, payload: &[u8]) {
+    fn feed_process(&mut self, owner: &Owner, kind: Kind, payload: &[u8]) {
         let Some(pipes) = self.pipes(owner) else { return };
         match kind {
             Kind::Stdin if pipes.input().is_some() => pipes.pending.bytes.extend(payload),
