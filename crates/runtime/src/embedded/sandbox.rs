@@ -22,9 +22,6 @@ const READY_BYTES_MAX: u64 = 4096;
 /// How long a shim may take to end all that it holds; longer, and a process of it hangs in the kernel.
 const END_WAIT: Duration = Duration::from_secs(30);
 
-/// How long the end of a shim that has just said so may take to be seen.
-const NOTICE_WAIT: Duration = Duration::from_secs(2);
-
 /// The handlers that a pod may name; the empty one is the default.
 const HANDLERS: [&str; 2] = ["", "timonier"];
 
@@ -236,9 +233,27 @@ impl Embedded {
         });
     }
 
-    /// A shim has gone: whatever it held ends, and how it ended is recorded for those containers where it did not.
-    async fn bury(&self, sandbox: &Sandbox) {
-        sandbox.phase.send_replace(Phase::Gone);
+    /// A shim has gone: whatever it held ends, and how it ended is recorded for those containers where it did not. Returns
+    /// when that is done, whoever began it; what was begun goes on when the caller has gone.
+    async fn bury(&self, sandbox: &Arc<Sandbox>) {
+        let mut phase = sandbox.phase.subscribe();
+        let first = sandbox.phase.send_if_modified(|phase| {
+            let first = !matches!(phase, Phase::Ending | Phase::Gone);
+            *phase = if first { Phase::Ending } else { *phase };
+            first
+        });
+        if let (true, Some(runtime)) = (first, self.this.upgrade()) {
+            let sandbox = sandbox.clone();
+            self.tasks.spawn(format!("end of sandbox {}", sandbox.record.id), async move {
+                runtime.end_processes(&sandbox).await;
+                sandbox.phase.send_replace(Phase::Gone);
+            });
+        }
+        // The sender lives as long as the sandbox does.
+        let _ = phase.wait_for(|phase| *phase == Phase::Gone).await;
+    }
+
+    async fn end_processes(&self, sandbox: &Sandbox) {
         let (cgroups, directory) = (self.cgroups.clone(), sandbox.directory.clone());
         let containers = self.containers_of(&sandbox.record.id);
         let groups: Vec<_> = containers.iter().map(|container| container.record.cgroup.clone()).collect();
@@ -272,23 +287,18 @@ impl Embedded {
         self.known().containers.values().filter(|container| container.record.sandbox_id == sandbox).cloned().collect()
     }
 
-    pub(super) async fn stop_sandbox(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
-        let mut phase = sandbox.phase.subscribe();
-        if *phase.borrow() != Phase::Gone {
+    pub(super) async fn stop_sandbox(&self, sandbox: &Arc<Sandbox>) -> Result<(), RuntimeError> {
+        let phase = *sandbox.phase.borrow();
+        if matches!(phase, Phase::Starting | Phase::Ready) {
             let action = format!("stop sandbox {}", sandbox.record.id);
             let asked = client::ask(&sandbox.directory, &Request::Shutdown);
             match tokio::time::timeout(END_WAIT, asked).await.map_err(failed(action.clone()))? {
-                Ok(_) => {
-                    // The task that follows the shim notices that it has gone; a sandbox that failed early has none.
-                    let noticed = phase.wait_for(|phase| *phase == Phase::Gone);
-                    if tokio::time::timeout(NOTICE_WAIT, noticed).await.is_err() {
-                        self.bury(sandbox).await;
-                    }
-                }
-                Err(client::ClientError::Connection(_)) => self.bury(sandbox).await,
+                // It ends after its answer; its last words are on the disk.
+                Ok(_) | Err(client::ClientError::Connection(_)) => {}
                 Err(error) => return Err(failed(action)(error)),
             }
         }
+        self.bury(sandbox).await;
         if sandbox.record.network == Share::Pod {
             self.config.network.detach(&sandbox.record.id).await.map_err(failed("remove the pod's network"))?;
         }
@@ -296,7 +306,7 @@ impl Embedded {
         Ok(())
     }
 
-    pub(super) async fn remove_sandbox(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
+    pub(super) async fn remove_sandbox(&self, sandbox: &Arc<Sandbox>) -> Result<(), RuntimeError> {
         self.stop_sandbox(sandbox).await?;
         for container in self.containers_of(&sandbox.record.id) {
             self.remove(&container).await?;

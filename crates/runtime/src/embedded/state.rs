@@ -19,7 +19,9 @@ pub(super) enum Phase {
     Starting,
     /// Containers can be started in it.
     Ready,
-    /// Its shim has gone.
+    /// Its shim has gone, and what it held is being ended.
+    Ending,
+    /// Its shim has gone, and nothing of it runs or is written any more.
     Gone,
 }
 
