@@ -6,7 +6,7 @@ use crate::machine::{Machine, text};
 use workload::image;
 
 /// Three web servers that answer with their own name and the ConfigMap's greeting.
-pub const APPLICATION: &str = r#"
+pub(crate) const APPLICATION: &str = r#"
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: web}
@@ -42,7 +42,7 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}
 "#;
 
 /// A pod to send requests from.
-pub const CLIENT: &str = r#"
+pub(crate) const CLIENT: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: {name: client}
@@ -52,7 +52,7 @@ spec:
 "#;
 
 /// Starts a cluster with the image imported.
-pub fn start(machine: &Machine) {
+pub(crate) fn start(machine: &Machine) {
     machine.timonier("up --detach");
     let archive = image::archive(machine.folder()).unwrap();
     let imported = machine.timonier(&format!("image import {}", archive.display()));
@@ -60,7 +60,7 @@ pub fn start(machine: &Machine) {
 }
 
 /// Applies the application and waits until it is ready.
-pub fn deploy(machine: &Machine) {
+pub(crate) fn deploy(machine: &Machine) {
     machine.kubectl_args(&["apply", "-f", "-"], APPLICATION);
     machine.kubectl_args(&["apply", "-f", "-"], CLIENT);
     machine.kubectl("rollout status deployment/web --timeout=120s");
@@ -68,7 +68,7 @@ pub fn deploy(machine: &Machine) {
 }
 
 /// Which pods answer 60 requests to the Service by its name.
-pub fn answering(machine: &Machine) -> BTreeSet<String> {
+pub(crate) fn answering(machine: &Machine) -> BTreeSet<String> {
     let script = "for i in $(seq 60); do get web.default.svc.cluster.local || echo failed; done";
     let answers = machine.kubectl_args(&["exec", "client", "--", "sh", "-c", script], "");
     answers

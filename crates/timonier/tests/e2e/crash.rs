@@ -33,6 +33,8 @@ fn acknowledged_writes_and_containers_survive_kill_9() {
     for round in 0..3 {
         let stop = AtomicBool::new(false);
         let acknowledged = std::thread::scope(|scope| {
+            // Also when this thread panics: the scope waits for its writers.
+            let stopping = StopOnDrop(&stop);
             let writers: Vec<_> = (0..4)
                 .map(|writer| {
                     scope.spawn({
@@ -43,7 +45,7 @@ fn acknowledged_writes_and_containers_survive_kill_9() {
                 .collect();
             machine.kubectl_until("get configmaps -o name", |names| names.matches(&format!("/r{round}w")).count() >= 8);
             machine.kill();
-            stop.store(true, Ordering::SeqCst);
+            drop(stopping);
             writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
         });
         assert!(acknowledged.len() >= 8, "{acknowledged:?}");
@@ -62,6 +64,14 @@ fn acknowledged_writes_and_containers_survive_kill_9() {
     machine.kubectl_until("get deployment web -o jsonpath={.status.readyReplicas}", |ready| ready == "3");
 }
 
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Creates ConfigMaps one after the other; returns those that the server acknowledged.
 fn write_until(machine: &Machine, stop: &AtomicBool, prefix: &str) -> Vec<String> {
     let mut acknowledged = Vec::new();
@@ -70,7 +80,8 @@ fn write_until(machine: &Machine, stop: &AtomicBool, prefix: &str) -> Vec<String
             break;
         }
         let name = format!("{prefix}-{number}");
-        if machine.try_kubectl(&["create", "configmap", &name, "--from-literal=k=v"], "").status.success() {
+        let object = format!(r#"{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "{name}"}}}}"#);
+        if machine.try_kubectl(&["create", "-f", "-"], &object).status.success() {
             acknowledged.push(name);
         }
     }

@@ -9,19 +9,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before the test says that it hangs.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A machine with an address of its own and a cluster's data directory. Dropping it removes everything.
-pub struct Machine {
+pub(crate) struct Machine {
     namespace: String,
     folder: tempfile::TempDir,
 }
 
 impl Machine {
     /// With an interface and an address, as most machines have.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let machine = Self::with_loopback_only();
         machine.ip("link add name uplink type veth peer name uplink-peer");
         machine.ip("addr add 192.0.2.10/24 dev uplink");
@@ -32,7 +32,7 @@ impl Machine {
     }
 
     /// With nothing but a loopback that is down.
-    pub fn with_loopback_only() -> Self {
+    pub(crate) fn with_loopback_only() -> Self {
         let namespace = format!("timonier-e2e-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
         run(Command::new("ip").args(["netns", "add", &namespace]));
         Self { namespace, folder: tempfile::tempdir().unwrap() }
@@ -43,17 +43,17 @@ impl Machine {
     }
 
     /// The cluster's data directory.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
     /// A folder for the test's own files.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// A command inside the machine's network. (`ip netns exec` would hide the cgroups.)
-    pub fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.namespace)).arg("--").arg(program);
         command.env("KUBECONFIG", self.data().join("kubeconfig")).env("HOME", self.folder.path());
@@ -61,25 +61,25 @@ impl Machine {
     }
 
     /// `timonier ARGS --data-dir ...`, whatever comes of it.
-    pub fn try_timonier(&self, args: &str) -> Output {
+    pub(crate) fn try_timonier(&self, args: &str) -> Output {
         let mut command = self.command(env!("CARGO_BIN_EXE_timonier"));
         command.args(args.split(' ')).arg("--data-dir").arg(self.data()).output().unwrap()
     }
 
     /// `timonier ARGS`, which must succeed; returns its output.
     #[track_caller]
-    pub fn timonier(&self, args: &str) -> String {
+    pub(crate) fn timonier(&self, args: &str) -> String {
         self.succeeded(&format!("timonier {args}"), &self.try_timonier(args))
     }
 
     /// `timonier ARGS`, which must fail; returns its one sentence.
     #[track_caller]
-    pub fn timonier_fails(&self, args: &str) -> String {
+    pub(crate) fn timonier_fails(&self, args: &str) -> String {
         one_sentence(&format!("timonier {args}"), &self.try_timonier(args))
     }
 
     /// `kubectl ARGS`, whatever comes of it. Words are split at spaces; see [`Machine::kubectl_args`] for others.
-    pub fn try_kubectl(&self, args: &[&str], input: &str) -> Output {
+    pub(crate) fn try_kubectl(&self, args: &[&str], input: &str) -> Output {
         let mut child = self
             .command("kubectl")
             .args(args)
@@ -94,13 +94,13 @@ impl Machine {
 
     /// `kubectl ARGS`, which must succeed without a warning; returns its output.
     #[track_caller]
-    pub fn kubectl(&self, args: &str) -> String {
+    pub(crate) fn kubectl(&self, args: &str) -> String {
         self.kubectl_args(&args.split(' ').collect::<Vec<_>>(), "")
     }
 
     /// `kubectl` with arguments that hold spaces, and input.
     #[track_caller]
-    pub fn kubectl_args(&self, args: &[&str], input: &str) -> String {
+    pub(crate) fn kubectl_args(&self, args: &[&str], input: &str) -> String {
         let output = self.try_kubectl(args, input);
         let errors = String::from_utf8_lossy(&output.stderr);
         let shown = format!("kubectl {}", args.join(" "));
@@ -123,7 +123,7 @@ impl Machine {
 
     /// Waits until `kubectl ARGS` prints what `done` accepts.
     #[track_caller]
-    pub fn kubectl_until(&self, args: &str, done: impl Fn(&str) -> bool) -> String {
+    pub(crate) fn kubectl_until(&self, args: &str, done: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let output = self.try_kubectl(&args.split(' ').collect::<Vec<_>>(), "");
@@ -142,12 +142,12 @@ impl Machine {
     }
 
     /// The process id of the cluster.
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         std::fs::read_to_string(self.data().join("lock")).unwrap().trim().parse().unwrap()
     }
 
     /// `kill -9` of the cluster's process; returns when it is gone.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         let pid = self.pid();
         run(Command::new("kill").args(["-9", &pid.to_string()]));
         let deadline = Instant::now() + DEADLINE;
@@ -158,7 +158,7 @@ impl Machine {
     }
 
     /// What a person would look at first after a failure.
-    pub fn evidence(&self) -> String {
+    pub(crate) fn evidence(&self) -> String {
         let mut evidence = String::new();
         for args in ["get pods,svc,endpointslices -A -o wide", "get events -A"] {
             let output = self.try_kubectl(&args.split(' ').collect::<Vec<_>>(), "");
@@ -174,7 +174,7 @@ impl Machine {
     }
 
     /// Everything of this machine's cluster that the kernel holds: mounts, cgroups, processes, links, rules, routes.
-    pub fn traces(&self) -> BTreeSet<String> {
+    pub(crate) fn traces(&self) -> BTreeSet<String> {
         let data = self.data();
         let mut traces = BTreeSet::new();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -214,7 +214,7 @@ impl Drop for Machine {
 
 /// One line on the error output that begins with `error:`, and a non-zero exit.
 #[track_caller]
-pub fn one_sentence(shown: &str, output: &Output) -> String {
+pub(crate) fn one_sentence(shown: &str, output: &Output) -> String {
     let errors = text(&output.stderr);
     assert!(!output.status.success(), "{shown} succeeded: {}", text(&output.stdout));
     let lines: Vec<_> = errors.lines().collect();
@@ -224,11 +224,11 @@ pub fn one_sentence(shown: &str, output: &Output) -> String {
 
 /// Runs a command that must succeed.
 #[track_caller]
-pub fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
