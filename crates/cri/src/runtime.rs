@@ -110,7 +110,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Conditions `RuntimeReady` and `NetworkReady`.
     async fn status(&self) -> Result<v1::RuntimeStatus, RuntimeError>;
     /// Makes a sandbox and starts it; returns its id.
-    async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig, runtime_handler: &str) -> Result<String, RuntimeError>;
+    async fn run_pod_sandbox(
+        &self,
+        config: v1::PodSandboxConfig,
+        runtime_handler: &str,
+    ) -> Result<String, RuntimeError>;
     /// Stops everything in it and gives its network back.
     async fn stop_pod_sandbox(&self, sandbox_id: &str) -> Result<(), RuntimeError>;
     /// Removes it with its containers.
@@ -118,7 +122,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// State, addresses and creation time.
     async fn pod_sandbox_status(&self, sandbox_id: &str) -> Result<v1::PodSandboxStatus, RuntimeError>;
     /// All that match the filter.
-    async fn list_pod_sandboxes(&self, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>, RuntimeError>;
+    async fn list_pod_sandboxes(
+        &self,
+        filter: Option<v1::PodSandboxFilter>,
+    ) -> Result<Vec<v1::PodSandbox>, RuntimeError>;
     /// Makes a container in a sandbox, from an image that is present; returns its id.
     async fn create_container(
         &self,

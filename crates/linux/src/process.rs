@@ -140,6 +140,17 @@ pub fn signal_raw(pid: Pid, number: i32) -> io::Result<()> {
     }
 }
 
+/// Gives a signal (by number) its default action back.
+pub fn restore_default_action(number: i32) -> io::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let signal = Signal::try_from(number)?;
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    #[expect(unsafe_code, reason = "installing a handler is unsafe; the default one is none")]
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { sigaction(signal, &default) }?;
+    Ok(())
+}
+
 /// Asks the kernel to kill this process when its parent ends.
 pub fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)

@@ -30,14 +30,14 @@ pub async fn api(clients: &[Client], namespace: &str, count: usize) -> Result<Ve
     lines.push(
         measure("create", &clients, count, |client, number| {
             let body = object(number);
-            async move { client.create(&CONFIG_MAPS, namespace, body).await.map(drop) }
+            async move { client.create(CONFIG_MAPS, namespace, body).await.map(drop) }
         })
         .await?,
     );
     lines.push(
         measure("get", &clients, count, |client, number| {
             let key = key(number);
-            async move { client.get(&CONFIG_MAPS, &key).await.map(drop) }
+            async move { client.get(CONFIG_MAPS, &key).await.map(drop) }
         })
         .await?,
     );
@@ -45,7 +45,7 @@ pub async fn api(clients: &[Client], namespace: &str, count: usize) -> Result<Ve
         measure("patch", &clients, count, |client, number| {
             let key = key(number);
             let patch = json!({"data": {"v": number.to_string()}});
-            async move { client.patch(&CONFIG_MAPS, &key, None, PatchType::Merge, &patch).await.map(drop) }
+            async move { client.patch(CONFIG_MAPS, &key, None, PatchType::Merge, &patch).await.map(drop) }
         })
         .await?,
     );
@@ -53,11 +53,11 @@ pub async fn api(clients: &[Client], namespace: &str, count: usize) -> Result<Ve
     lines.push(
         measure("delete", &clients, count, |client, number| {
             let key = key(number);
-            async move { client.delete(&CONFIG_MAPS, &key, &DeleteOptions::default()).await }
+            async move { client.delete(CONFIG_MAPS, &key, &DeleteOptions::default()).await }
         })
         .await?,
     );
-    clients[0].delete(&NAMESPACES, &Key::new("", namespace), &DeleteOptions::default()).await?;
+    clients[0].delete(NAMESPACES, &Key::new("", namespace), &DeleteOptions::default()).await?;
     Ok(lines)
 }
 
@@ -67,18 +67,18 @@ pub async fn pods(client: &Client, namespace: &str, image: &str, count: usize) -
     let (tasks, stop) = (base::Tasks::new("workload"), base::Stop::new());
     let informers = Informers::new(client.clone(), tasks.clone(), stop.clone());
     let scope = WatchScope { namespace: Some(namespace.to_owned()), ..WatchScope::default() };
-    let (deployments, pods) = (informers.cache(&DEPLOYMENTS, scope.clone()), informers.cache(&PODS, scope));
+    let (deployments, pods) = (informers.cache(DEPLOYMENTS, scope.clone()), informers.cache(PODS, scope));
     informers.synced().await;
     let key = Key::new(namespace, "load");
     let mut lines = Vec::new();
 
     let started = Instant::now();
-    client.create(&DEPLOYMENTS, namespace, encode(&deployment(image))).await?;
+    client.create(DEPLOYMENTS, namespace, encode(&deployment(image))).await?;
     until(&deployments, || ready(&deployments, &key) == 1).await?;
     lines.push(format!("first_pod seconds={:.3}", started.elapsed().as_secs_f64()));
 
     let started = Instant::now();
-    client.patch(&DEPLOYMENTS, &key, None, PatchType::Merge, &json!({"spec": {"replicas": count}})).await?;
+    client.patch(DEPLOYMENTS, &key, None, PatchType::Merge, &json!({"spec": {"replicas": count}})).await?;
     until(&deployments, || ready(&deployments, &key) == count as u64).await?;
     let seconds = started.elapsed().as_secs_f64();
     lines.push(format!(
@@ -89,10 +89,10 @@ pub async fn pods(client: &Client, namespace: &str, image: &str, count: usize) -
 
     let started = Instant::now();
     let background = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
-    client.delete(&DEPLOYMENTS, &key, &background).await?;
+    client.delete(DEPLOYMENTS, &key, &background).await?;
     until(&pods, || pods.all().is_empty()).await?;
     lines.push(format!("tear_down pods={count} seconds={:.2}", started.elapsed().as_secs_f64()));
-    client.delete(&NAMESPACES, &Key::new("", namespace), &DeleteOptions::default()).await?;
+    client.delete(NAMESPACES, &Key::new("", namespace), &DeleteOptions::default()).await?;
     stop.stop();
     tasks.join().await;
     Ok(lines)
@@ -124,11 +124,11 @@ async fn until(cache: &control::Cache, done: impl Fn() -> bool) -> Result<()> {
 /// A namespace, with the service account that admission needs.
 async fn make_namespace(client: &Client, name: &str) -> Result<()> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    client.create(&NAMESPACES, "", encode(&namespace)).await?;
+    client.create(NAMESPACES, "", encode(&namespace)).await?;
     let (tasks, stop) = (base::Tasks::new("workload"), base::Stop::new());
     let informers = Informers::new(client.clone(), tasks.clone(), stop.clone());
     let accounts =
-        informers.cache(&SERVICE_ACCOUNTS, WatchScope { namespace: Some(name.to_owned()), ..WatchScope::default() });
+        informers.cache(SERVICE_ACCOUNTS, WatchScope { namespace: Some(name.to_owned()), ..WatchScope::default() });
     let key = Key::new(name, "default");
     until(&accounts, || accounts.get(&key).is_some()).await?;
     stop.stop();
@@ -137,7 +137,7 @@ async fn make_namespace(client: &Client, name: &str) -> Result<()> {
 }
 
 async fn lists(client: &Client, namespace: &str, count: usize) -> Result<String> {
-    let path = Resource::path(&CONFIG_MAPS, Some(namespace), None);
+    let path = Resource::path(CONFIG_MAPS, Some(namespace), None);
     let mut latencies = Vec::new();
     let started = Instant::now();
     for _ in 0..20 {

@@ -1,3 +1,5 @@
+//! Rollouts, scaling and clean-up of a Deployment, undisturbed and with every write failing.
+
 use control::harness::{Api, Step, check_converges};
 use serde_json::json;
 

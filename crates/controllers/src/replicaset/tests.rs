@@ -1,3 +1,5 @@
+//! Counts, adoption and deletion order of a ReplicaSet, undisturbed and with every write failing.
+
 use control::harness::{Api, Step, check_converges};
 
 use super::*;

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,10 @@ use linux::cgroup::{Cgroups, Limits};
 use linux::process::{self, Forked, Namespaces};
 use linux::seccomp::Filter;
 use nix::libc;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{self as oci, Spec};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Pid;
 
 use super::{filter, root};
@@ -190,19 +191,15 @@ fn report(channel: &UnixStream) -> Result<Option<OwnedFd>, LaunchError> {
     let mut terminal = None;
     loop {
         let mut bytes = [0u8; 1];
-        let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut buffers = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = recvmsg::<()>(channel.as_raw_fd(), &mut buffers, Some(&mut space), flags).map_err(|error| {
+        let received = recvmsg(channel, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC).map_err(|error| {
             LaunchError(format!("the container did not start within {START_SECONDS_MAX} s: {error}"))
         })?;
-        for message in received.cmsgs().map_err(step("socket"))? {
-            if let ControlMessageOwned::ScmRights(descriptors) = message {
-                for descriptor in descriptors {
-                    #[expect(unsafe_code, reason = "descriptors arrive as plain numbers")]
-                    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
-                    terminal.replace(unsafe { OwnedFd::from_raw_fd(descriptor) });
-                }
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                terminal = descriptors.last().or(terminal);
             }
         }
         match (received.bytes, bytes[0]) {
@@ -246,12 +243,9 @@ fn null_device() -> Result<OwnedFd, LaunchError> {
 
 /// Undoes what the shim did to itself: blocked signals, ignored ones, its session.
 fn prepare() -> Result<(), LaunchError> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    use nix::sys::signal::SigSet;
     rustix::process::setsid().map_err(step("setsid"))?;
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    #[expect(unsafe_code, reason = "installing a handler is unsafe; the default one is none")]
-    // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }.map_err(step("signals"))?;
+    process::restore_default_action(libc::SIGPIPE).map_err(step("signals"))?;
     SigSet::all().thread_unblock().map_err(step("signals"))
 }
 

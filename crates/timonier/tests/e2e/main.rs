@@ -2,7 +2,12 @@
 //!
 //! Every test makes a network namespace and a data directory of its own and removes both, also when it fails. Needs root,
 //! `ip`, `nsenter`, `nft`, a static busybox and `kubectl` 1.30 or newer: `cargo xtask test` installs them.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails where it stands")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test fails where it stands"
+)]
 
 mod application;
 mod crash;
