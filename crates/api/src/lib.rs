@@ -6,6 +6,7 @@
 pub mod error;
 pub mod object;
 pub mod openapi;
+pub mod protobuf;
 pub mod resource;
 pub mod resources;
 pub mod schema;

@@ -43,6 +43,7 @@ fn too_large() -> ApiError {
 pub fn decode(kind: BodyKind, body: &[u8]) -> Result<Value, ApiError> {
     let mut value = match kind {
         BodyKind::Yaml | BodyKind::Apply => yaml(body)?,
+        BodyKind::Protobuf => protobuf(body)?,
         _ => json(body)?,
     };
     drop_nulls(&mut value);
@@ -65,6 +66,14 @@ pub fn yaml(body: &[u8]) -> Result<Value, ApiError> {
         std::str::from_utf8(body).map_err(|_| ApiError::new(Reason::BadRequest, "the YAML body is not UTF-8"))?;
     serde_saphyr::from_str(text)
         .map_err(|error| ApiError::new(Reason::BadRequest, format!("the body of the request is not YAML: {error}")))
+}
+
+/// Decodes Kubernetes' protobuf form.
+pub fn protobuf(body: &[u8]) -> Result<Value, ApiError> {
+    let (_, _, value) = api::protobuf::decode(body).map_err(|error| {
+        ApiError::new(Reason::BadRequest, format!("the body of the request is unusable: {}", base::chain(&error)))
+    })?;
+    Ok(value)
 }
 
 /// Removes null entries of objects.

@@ -91,6 +91,8 @@ pub enum BodyKind {
     Json,
     /// YAML.
     Yaml,
+    /// Kubernetes' protobuf form.
+    Protobuf,
     /// A JSON patch.
     JsonPatch,
     /// A merge patch.
@@ -107,9 +109,10 @@ impl BodyKind {
         match media_type(headers) {
             "" | "application/json" => Ok(Self::Json),
             "application/yaml" => Ok(Self::Yaml),
+            "application/vnd.kubernetes.protobuf" => Ok(Self::Protobuf),
             _ => {
                 let message = "the body of the request was in an unknown format - accepted media types include: \
-                               application/json, application/yaml";
+                               application/json, application/yaml, application/vnd.kubernetes.protobuf";
                 Err(ApiError::new(Reason::UnsupportedMediaType, message))
             }
         }
@@ -150,6 +153,11 @@ mod tests {
             ("", Some((View::Whole, Syntax::Json))),
             ("*/*", Some((View::Whole, Syntax::Json))),
             ("application/vnd.kubernetes.protobuf,application/json", Some((View::Whole, Syntax::Json))),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io",
+                Some((View::Table, Syntax::Json)),
+            ),
+            ("application/vnd.kubernetes.protobuf", None),
             (
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
                 Some((View::Table, Syntax::Json)),

@@ -358,6 +358,7 @@ fn same(new: &Value, old: &Value) -> bool {
 pub fn decode_object(call: &Call, options: &WriteOptions, body: &Bytes) -> Result<(Value, Vec<String>), ApiError> {
     match BodyKind::of_object(&call.headers)? {
         BodyKind::Yaml => fields::read_tree(call, options.strictness, &body::yaml(body)?),
+        BodyKind::Protobuf => fields::read_tree(call, options.strictness, &body::protobuf(body)?),
         _ => fields::read(call, options.strictness, body),
     }
 }

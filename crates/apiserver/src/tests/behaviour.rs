@@ -430,6 +430,55 @@ async fn answers_come_in_the_form_that_is_asked_for() {
     assert!(ask("/api/v1/namespaces/default", "application/yaml").await.contains("kind: Namespace\n"));
 }
 
+/// Typed clients, `kubectl create` among them, send nothing else.
+#[tokio::test]
+async fn bodies_come_as_protobuf_too() {
+    fn field(tag: u8, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+        let bytes = bytes.as_ref();
+        [&[tag << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+    fn body(version: &str, kind: &str, raw: Vec<u8>) -> Bytes {
+        let meta = [field(1, version), field(2, kind)].concat();
+        [&b"k8s\0"[..], &field(1, meta), &field(2, raw), &field(3, ""), &field(4, "")].concat().into()
+    }
+    let cluster = Cluster::start().await;
+    let send = async |method: Method, uri: &str, body: Bytes| {
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        let request = Request::builder().method(method).uri(uri).header("content-type", protobuf);
+        let request = request.header("accept", format!("{protobuf},application/json")).body(body).unwrap();
+        let response = cluster.send(request).await;
+        let status = response.status();
+        (status, serde_json::from_slice::<Value>(&read(response.into_body()).await).unwrap())
+    };
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |name: &str| {
+        [field(1, [field(1, name), field(8, "")].concat()), field(2, [field(1, "k"), field(2, "v")].concat())]
+    };
+    let (status, made) = send(Method::POST, maps, body("v1", "ConfigMap", map("x").concat())).await;
+    assert_eq!((status, &made["data"]), (StatusCode::CREATED, &json!({"k": "v"})), "{made}");
+    let (status, error) = send(Method::POST, maps, body("v1", "Secret", map("y").concat())).await;
+    assert_eq!((status, &error["reason"]), (StatusCode::BAD_REQUEST, &json!("BadRequest")), "{error}");
+    let (status, error) = send(Method::POST, maps, Bytes::from_static(b"{}")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+    let (status, token) = send(
+        Method::POST,
+        "/api/v1/namespaces/default/serviceaccounts/default/token",
+        body(
+            "authentication.k8s.io/v1",
+            "TokenRequest",
+            field(2, [&field(1, "aud")[..], &[4 << 3, 0x90, 0x1c]].concat()),
+        ),
+    )
+    .await;
+    assert_eq!((status, &token["spec"]["expirationSeconds"]), (StatusCode::CREATED, &json!(3600)), "{token}");
+    let other_uid = body("v1", "DeleteOptions", field(2, field(1, "another")));
+    let (status, error) = send(Method::DELETE, &format!("{maps}/x"), other_uid).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{error}");
+    let (status, _) =
+        send(Method::DELETE, &format!("{maps}/x"), body("v1", "DeleteOptions", field(4, "Background"))).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn discovery_names_what_is_served() {
     let cluster = Cluster::start().await;
