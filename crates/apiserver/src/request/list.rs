@@ -291,7 +291,9 @@ fn decoded(call: &Call, stored: &Resource, page: &Page) -> Result<Answer, ApiErr
     let resource = call.served.resource;
     let items = page.items.iter().map(|item| conversion::from_stored(resource, stored, item.to_value()));
     let list = match call.form.view {
-        View::Table => table::of_list(resource, items, &page.metadata(), call.server.config.clock.now()),
+        View::Table => {
+            table::of_list(resource, call.form.rows, items, &page.metadata(), call.server.config.clock.now())
+        }
         View::Metadata => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
             "metadata": page.metadata(), "items": items.map(|item| respond::metadata_of(&item)).collect::<Vec<_>>()}),
         View::Whole => json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),

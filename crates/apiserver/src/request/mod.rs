@@ -31,7 +31,7 @@ use rustls_pki_types::CertificateDer;
 
 use self::body::RequestBody;
 use self::info::{RequestInfo, Target};
-use self::negotiate::Form;
+use self::negotiate::{Form, RowObject};
 use self::query::Query;
 use self::respond::Answer;
 use crate::authentication::UserInfo;
@@ -104,7 +104,8 @@ async fn answer(server: &Arc<Server>, mut request: Request) -> Result<Answer, Ap
         let call = call(server, served, user, target, info.verb, query, &mut request, form.unwrap_or_default());
         return kubelet_proxy::answer(call, request).await;
     }
-    let call = call(server, served, user, target, info.verb, query, &mut request, form?);
+    let form = Form { rows: RowObject::parse(query.get("includeObject"))?, ..form? };
+    let call = call(server, served, user, target, info.verb, query, &mut request, form);
     if call.verb == "watch" {
         return watch::answer(call).await;
     }

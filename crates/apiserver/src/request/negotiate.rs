@@ -26,11 +26,41 @@ pub enum Syntax {
     Yaml,
 }
 
+/// What a table's row holds beside its cells: `includeObject`. Sorting by a field takes the whole object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RowObject {
+    /// `Metadata`: a `PartialObjectMetadata`.
+    #[default]
+    Metadata,
+    /// `Object`: all of it.
+    Whole,
+    /// `None`
+    Nothing,
+}
+
+impl RowObject {
+    /// Reads the query parameter.
+    pub fn parse(parameter: Option<&str>) -> Result<Self, ApiError> {
+        match parameter {
+            None | Some("" | "Metadata") => Ok(Self::Metadata),
+            Some("Object") => Ok(Self::Whole),
+            Some("None") => Ok(Self::Nothing),
+            Some(other) => {
+                let message =
+                    format!("includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty");
+                Err(ApiError::new(Reason::BadRequest, message))
+            }
+        }
+    }
+}
+
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Form {
     /// What it shows.
     pub view: View,
+    /// What the rows of a table hold.
+    pub rows: RowObject,
     /// How it is written.
     pub syntax: Syntax,
     /// Whether it may be compressed.
@@ -49,7 +79,7 @@ impl Form {
             return Ok(Self { gzip, ..Self::default() });
         }
         let found = accept.split(',').find_map(range);
-        found.map(|(view, syntax)| Self { view, syntax, gzip }).ok_or_else(|| {
+        found.map(|(view, syntax)| Self { view, syntax, gzip, ..Self::default() }).ok_or_else(|| {
             let message = "only the following media types are accepted: application/json, application/yaml";
             ApiError::new(Reason::NotAcceptable, message)
         })

@@ -69,7 +69,7 @@ pub fn object(
     let json_bytes = match form.view {
         View::Whole => object.json().clone(),
         View::Metadata => metadata_of(&object.to_value()).to_string().into(),
-        View::Table => table::of_object(resource, &object.to_value(), now).to_string().into(),
+        View::Table => table::of_object(resource, form.rows, &object.to_value(), now).to_string().into(),
     };
     encoded(status, form, json_bytes)
 }

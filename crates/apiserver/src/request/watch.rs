@@ -132,7 +132,8 @@ impl Encoder {
             View::Whole => tree,
             View::Metadata => respond::metadata_of(&tree),
             View::Table => {
-                self.without_repeated_columns(table::of_object(resource, &tree, self.call.server.config.clock.now()))
+                let (rows, now) = (self.call.form.rows, self.call.server.config.clock.now());
+                self.without_repeated_columns(table::of_object(resource, rows, &tree, now))
             }
         };
         line(&json!({"type": kind.name(), "object": shown}))
@@ -158,7 +159,8 @@ impl Encoder {
             }
             View::Table => {
                 let none = std::iter::empty();
-                let table = table::of_list(resource, none, &metadata, self.call.server.config.clock.now());
+                let (rows, now) = (self.call.form.rows, self.call.server.config.clock.now());
+                let table = table::of_list(resource, rows, none, &metadata, now);
                 self.without_repeated_columns(table)
             }
         };

@@ -10,6 +10,9 @@ use api::Resource;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::request::negotiate::RowObject;
+use crate::request::respond;
+
 /// One column.
 pub struct Column {
     /// Its heading.
@@ -61,13 +64,19 @@ const PLAIN: &[Column] = &[AGE];
 pub(crate) const AGE: Column = Column { name: "Age", kind: "string", priority: 0, cell: age };
 
 /// A table with one row.
-pub fn of_object(resource: &Resource, object: &Value, now: Timestamp) -> Value {
+pub fn of_object(resource: &Resource, rows: RowObject, object: &Value, now: Timestamp) -> Value {
     let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-    of_list(resource, std::iter::once(object.clone()), &metadata, now)
+    of_list(resource, rows, std::iter::once(object.clone()), &metadata, now)
 }
 
 /// A table with a row for each object.
-pub fn of_list(resource: &Resource, items: impl Iterator<Item = Value>, metadata: &Value, now: Timestamp) -> Value {
+pub fn of_list(
+    resource: &Resource,
+    rows: RowObject,
+    items: impl Iterator<Item = Value>,
+    metadata: &Value,
+    now: Timestamp,
+) -> Value {
     let known = COLUMNS.iter().find(|(row, _)| row.plural == resource.plural && row.group == resource.group);
     let columns = known.map_or(PLAIN, |(_, columns)| *columns);
     // Events show their time first and their name only when wide.
@@ -77,8 +86,12 @@ pub fn of_list(resource: &Resource, items: impl Iterator<Item = Value>, metadata
             let name = name_first.then(|| object["metadata"]["name"].clone());
             let cells: Vec<Value> =
                 name.into_iter().chain(columns.iter().map(|column| (column.cell)(&object, now))).collect();
-            let partial = crate::request::respond::metadata_of(&object);
-            json!({"cells": cells, "object": partial})
+            let shown = match rows {
+                RowObject::Metadata => respond::metadata_of(&object),
+                RowObject::Whole => object,
+                RowObject::Nothing => Value::Null,
+            };
+            json!({"cells": cells, "object": shown})
         })
         .collect();
     let name = name_first.then(|| definition("Name", "string", "name", 0));

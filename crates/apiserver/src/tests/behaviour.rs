@@ -422,6 +422,14 @@ async fn answers_come_in_the_form_that_is_asked_for() {
         serde_json::from_str(&ask("/api/v1/namespaces", "application/json;as=Table;v=v1;g=meta.k8s.io").await).unwrap();
     assert_eq!((&table["kind"], &table["columnDefinitions"][1]["name"]), (&json!("Table"), &json!("Status")));
     assert_eq!(table["rows"][0]["cells"][0], "default");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    // `kubectl get --sort-by` found no fields to sort by, and so printed nothing, while rows held metadata only.
+    for (include, kind) in [("Object", json!("Namespace")), ("None", Value::Null)] {
+        let uri = format!("/api/v1/namespaces?includeObject={include}");
+        let table: Value =
+            serde_json::from_str(&ask(&uri, "application/json;as=Table;v=v1;g=meta.k8s.io").await).unwrap();
+        assert_eq!(table["rows"][0]["object"]["kind"], kind, "{include}");
+    }
     let partial: Value = serde_json::from_str(
         &ask("/api/v1/namespaces/default", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await,
     )
