@@ -15,11 +15,16 @@ use crate::packages;
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Runs all measurements.
-pub(crate) fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path, binaries: Option<PathBuf>) -> Result<()> {
     packages::install_for_tests()?;
-    let timonier = crate::build_release(root)?;
-    crate::cargo(root, &["build", "--release", "--package", "workload", "--locked"])?;
-    let bench = Bench::new(timonier)?;
+    let binaries = match binaries {
+        Some(binaries) => binaries,
+        None => {
+            crate::cargo(root, &["build", "--release", "--package", "timonier", "--package", "workload", "--locked"])?;
+            crate::release_folder(root)?
+        }
+    };
+    let bench = Bench::new(binaries.join("timonier"))?;
     bench.starts()?;
     bench.idle("idle")?;
     let archive = bench.output(&bench.beside("workload"), &["image", &bench.folder.display().to_string()])?;

@@ -35,7 +35,11 @@ enum Task {
     /// Everything that must hold before a change lands: packages, formatting, clippy, tidy, unit and end-to-end tests.
     Test,
     /// Measure a cluster on this machine: the figures of docs/benchmarks.md.
-    Bench,
+    Bench {
+        /// A folder with `timonier` and `workload`, built before; without it both are built for release.
+        #[arg(long)]
+        binaries: Option<PathBuf>,
+    },
     /// Check the rules of the house.
     Tidy,
     /// Write the schema table of the built-in types anew.
@@ -47,7 +51,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Up { args } => up(&root, &args),
         Task::Test => test(&root),
-        Task::Bench => bench::run(&root),
+        Task::Bench { binaries } => bench::run(&root, binaries),
         Task::Tidy => tidy::run(&root),
         Task::Gen => r#gen::run(&root),
     };
@@ -72,10 +76,15 @@ fn up(root: &Path, args: &[String]) -> Result<()> {
 }
 
 /// Builds the release binary; returns its path.
-pub(crate) fn build_release(root: &Path) -> Result<PathBuf> {
+fn build_release(root: &Path) -> Result<PathBuf> {
     cargo(root, &["build", "--release", "--package", "timonier", "--locked"])?;
+    Ok(release_folder(root)?.join("timonier"))
+}
+
+/// Where release builds go.
+pub(crate) fn release_folder(root: &Path) -> Result<PathBuf> {
     let metadata = cargo_metadata::MetadataCommand::new().current_dir(root).no_deps().exec()?;
-    Ok(metadata.target_directory.join("release/timonier").into())
+    Ok(metadata.target_directory.join("release").into())
 }
 
 fn test(root: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::process::Command;
 
-use crate::machine::{Machine, one_sentence, run, text};
+use crate::machine::{Machine, one_sentence, text};
 
 #[test]
 fn a_port_in_use_is_named() {
@@ -75,9 +75,7 @@ fn a_second_up_is_told_of_the_first() {
 #[test]
 fn a_full_disk_refuses_writes_and_loses_nothing() {
     let machine = Machine::new();
-    std::fs::create_dir(machine.data()).unwrap();
-    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"]).arg(machine.data()));
-    let _mount = Unmount(machine.data());
+    machine.mount_data("size=160m");
     machine.timonier("up --detach");
     machine.kubectl("create configmap before --from-literal=k=v");
     fill(&machine.data().join("ballast"));
@@ -107,14 +105,6 @@ fn fill(path: &std::path::Path) {
     let mut file = std::fs::File::create(path).unwrap();
     for size in [1 << 20, 4096] {
         while file.write_all(&vec![0; size]).is_ok() {}
-    }
-}
-
-struct Unmount(std::path::PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 

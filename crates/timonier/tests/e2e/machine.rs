@@ -47,6 +47,12 @@ impl Machine {
         self.folder.path().join("data")
     }
 
+    /// Puts the data directory on a disk of its own; `options` are tmpfs's.
+    pub(crate) fn mount_data(&self, options: &str) {
+        std::fs::create_dir(self.data()).unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.data()));
+    }
+
     /// A folder for the test's own files.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -208,6 +214,8 @@ impl Drop for Machine {
         if !reset.status.success() {
             eprintln!("reset failed: {}", text(&reset.stderr));
         }
+        // Only where a test mounted it.
+        let _ = Command::new("umount").args(["-q", "-l"]).arg(self.data()).status();
         let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).status();
     }
 }
