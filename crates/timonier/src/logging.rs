@@ -12,6 +12,9 @@ pub(crate) fn start(filter: &str) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(true)
+        // A log on a full disk is a lost line. Reporting that on the same error output would fail too, and end the request
+        // that logged.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }

@@ -1,3 +1,5 @@
+//! Wire bytes made by hand, and what they decode to; bytes at random never panic.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -79,10 +79,12 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     machine.timonier("up --detach");
     machine.kubectl("create configmap before --from-literal=k=v");
     fill(&machine.data().join("ballast"));
-    let payload = format!("k={}", "x".repeat(200_000));
+    let payload = "x".repeat(900_000);
     let refused = (0..400).find_map(|number| {
-        let name = format!("full-{number}");
-        let output = machine.try_kubectl(&["create", "configmap", &name, "--from-literal", &payload], "");
+        let object = format!(
+            r#"{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "full-{number}"}}, "data": {{"k": "{payload}"}}}}"#
+        );
+        let output = machine.try_kubectl(&["create", "-f", "-"], &object);
         (!output.status.success()).then(|| text(&output.stderr))
     });
     let refused = refused.expect("a full disk refuses writes");
