@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use api::resources::{NODES, SERVICES};
+use api::resources::{LEASES, NODES, SERVICES};
 use api::{Key, Object};
 use apiserver::authentication::UserInfo;
 use base::Stop;
 use control::{Client, ClientError, Informers, Recorder, WatchScope};
 use ipnet::Ipv4Net;
+use jiff::Timestamp;
 use network::{PodNetworkBuiltIn, PodNetworkConfig};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -21,6 +22,9 @@ use crate::pki::{self, Purpose};
 
 /// Pods ask the cluster's DNS on this port.
 const DNS_PORT: u16 = 53;
+
+/// Where nodes' leases are.
+const NODE_LEASES: &str = "kube-node-lease";
 
 /// Starts all components. What is returned ends with the node's name when the node is ready.
 pub(super) async fn start(ground: Ground, kubelet_listener: TcpListener) -> Result<oneshot::Receiver<String>> {
@@ -249,27 +253,38 @@ fn cluster_dns_service(ground: &Arc<Ground>) {
     });
 }
 
-/// Tells `ready` the node's name when its condition `Ready` is true.
+/// Tells `ready` the node's name when its condition `Ready` is true and its lease was renewed after this start: a node that
+/// was here before still says that it is ready.
 fn watch_readiness(ground: &Arc<Ground>, ready: oneshot::Sender<String>) {
     let (shared, stop) = (ground.clone(), ground.stop.child());
+    let started = ground.clock.now();
     ground.tasks.spawn("readiness", async move {
-        let client = shared.client(UserInfo::node(&shared.node_name), "up");
-        let nodes =
-            shared.informers(&client, &stop).cache(NODES, WatchScope::field("metadata.name", &shared.node_name));
-        let key = Key::new("", shared.node_name.as_str());
-        let is_ready = |node: Object| {
-            let node = node.to_value();
-            let conditions = node["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let ready =
-                conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-            // A node that was here before still says so: it counts when this start's network has its range.
-            ready && node["spec"]["podCIDR"].is_string()
+        let client = shared.client(UserInfo::new("system:apiserver", &["system:masters"]), "up");
+        let informers = shared.informers(&client, &stop);
+        let nodes = informers.cache(NODES, WatchScope::field("metadata.name", &shared.node_name));
+        let leases = informers.cache(LEASES, WatchScope::key(&Key::new(NODE_LEASES, shared.node_name.as_str())));
+        let node_key = Key::new("", shared.node_name.as_str());
+        let lease_key = Key::new(NODE_LEASES, shared.node_name.as_str());
+        let renewed = |lease: Object| {
+            let at = lease.to_value()["spec"]["renewTime"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+            at.is_some_and(|at| at >= started)
         };
-        let wait = nodes.wait_until(|nodes| nodes.get(&key).is_some_and(is_ready));
+        let wait = async {
+            nodes.wait_until(|nodes| nodes.get(&node_key).is_some_and(|node| is_ready(&node))).await;
+            leases.wait_until(|leases| leases.get(&lease_key).is_some_and(renewed)).await;
+            nodes.wait_until(|nodes| nodes.get(&node_key).is_some_and(|node| is_ready(&node))).await;
+        };
         if stop.or_stopped(wait).await.is_some() {
             let _ = ready.send(shared.node_name.clone());
         }
-        // The watch was for this alone.
+        // The watches were for this alone.
         stop.stop();
     });
+}
+
+fn is_ready(node: &Object) -> bool {
+    let node = node.to_value();
+    let conditions = node["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let ready = conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    ready && node["spec"]["podCIDR"].is_string()
 }
