@@ -84,7 +84,7 @@ impl Machine {
         one_sentence(&format!("timonier {args}"), &self.try_timonier(args))
     }
 
-    /// `kubectl ARGS`, whatever comes of it. Words are split at spaces; see [`Machine::kubectl_args`] for others.
+    /// `kubectl` with these arguments and this input, whatever comes of it.
     pub(crate) fn try_kubectl(&self, args: &[&str], input: &str) -> Output {
         let mut child = self
             .command("kubectl")
@@ -98,7 +98,8 @@ impl Machine {
         child.wait_with_output().unwrap()
     }
 
-    /// `kubectl ARGS`, which must succeed without a warning; returns its output.
+    /// `kubectl ARGS`, which must succeed without a warning; returns its output. Words are split at spaces; see
+    /// [`Machine::kubectl_args`] for others.
     #[track_caller]
     pub(crate) fn kubectl(&self, args: &str) -> String {
         self.kubectl_args(&args.split(' ').collect::<Vec<_>>(), "")
