@@ -9,7 +9,9 @@ pub mod labels;
 pub mod names;
 pub mod patch;
 pub mod path;
+pub mod pod_resources;
 pub mod quantity;
+pub mod quota;
 pub mod strategic;
 pub mod time;
 
