@@ -15,5 +15,5 @@ pub mod typed;
 
 pub use error::{ApiError, Reason};
 pub use object::{EncodeError, Index, Key, Object, OwnerReference};
-pub use resource::{Resource, Scope, StoredAs, Subresource, Verb};
+pub use resource::{Resource, Row, Scope, StoredAs, Subresource, Verb};
 pub use typed::{Body, Typed};

@@ -1,6 +1,8 @@
 //! The resource table: one row for each resource that the API serves. Discovery, routing, storage and clients walk it.
 
 use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// Where objects of a resource live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,5 +122,38 @@ impl Resource {
             path.push_str(name);
         }
         path
+    }
+}
+
+/// A row that may have been made while the program runs, as a custom resource definition makes it. Cloning shares it, and
+/// following it costs a branch: rows of the built-in table are never counted.
+#[derive(Debug, Clone)]
+pub enum Row {
+    /// Of the built-in table.
+    BuiltIn(&'static Resource),
+    /// Made from a definition; goes with the last who holds it.
+    Custom(Arc<Resource>),
+}
+
+impl Deref for Row {
+    type Target = Resource;
+
+    fn deref(&self) -> &Resource {
+        match self {
+            Self::BuiltIn(resource) => resource,
+            Self::Custom(resource) => resource,
+        }
+    }
+}
+
+impl From<&'static Resource> for Row {
+    fn from(resource: &'static Resource) -> Self {
+        Self::BuiltIn(resource)
+    }
+}
+
+impl From<Resource> for Row {
+    fn from(resource: Resource) -> Self {
+        Self::Custom(Arc::new(resource))
     }
 }

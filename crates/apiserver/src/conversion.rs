@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use api::{ApiError, Object, Reason, Resource};
 use serde_json::{Map, Value, json};
 
+use crate::Served;
+
 /// Fields of `events.k8s.io/v1` and of the stored `v1` that differ only by name.
 const EVENT_FIELDS: &[(&str, &str)] = &[
     ("regarding", "involvedObject"),
@@ -20,25 +22,22 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
 ];
 
 /// An object of the stored form in the form of `resource`.
-pub fn object_from_stored(
-    resource: &'static Resource,
-    stored: &'static Resource,
-    object: Object,
-) -> Result<Object, ApiError> {
-    if std::ptr::eq(resource, stored) {
+pub fn object_from_stored(served: &Served, object: Object) -> Result<Object, ApiError> {
+    if served.is_stored_form() {
         return Ok(object);
     }
-    let converted = from_stored(resource, stored, object.to_value());
-    Object::parse(resource, converted.to_string().into()).map_err(|error| {
+    let converted = from_stored(served, object.to_value());
+    Object::parse(&served.resource, converted.to_string().into()).map_err(|error| {
         ApiError::new(Reason::InternalError, format!("Internal error occurred: {}", base::chain(&error)))
     })
 }
 
 /// A tree of the stored form in the form of `resource`.
-pub fn from_stored(resource: &Resource, stored: &Resource, object: Value) -> Value {
-    if resource.group == stored.group && resource.version == stored.version {
+pub fn from_stored(served: &Served, object: Value) -> Value {
+    if served.is_stored_form() {
         return object;
     }
+    let resource = &*served.resource;
     let object = match &*resource.kind {
         "Event" => renamed(object, EVENT_FIELDS.iter().map(|(new, old)| (*old, *new))),
         _ => autoscaler_to_v1(object),
@@ -47,15 +46,16 @@ pub fn from_stored(resource: &Resource, stored: &Resource, object: Value) -> Val
 }
 
 /// A tree of the form of `resource` in the stored form.
-pub fn to_stored(resource: &Resource, stored: &Resource, object: Value) -> Value {
-    if resource.group == stored.group && resource.version == stored.version {
+pub fn to_stored(served: &Served, object: Value) -> Value {
+    if served.is_stored_form() {
         return object;
     }
+    let resource = &*served.resource;
     let object = match &*resource.kind {
         "Event" => renamed(object, EVENT_FIELDS.iter().copied()),
         _ => autoscaler_from_v1(object),
     };
-    with_version(object, stored)
+    with_version(object, &served.stored)
 }
 
 /// The path in the stored form of a field of `resource`.
@@ -178,11 +178,11 @@ mod tests {
             ),
         ];
         for (resource, object) in table {
-            let stored_form = crate::watch_cache::stored_form(resource);
-            let stored = to_stored(resource, stored_form, object.clone());
+            let served = Served::plain(resource);
+            let stored = to_stored(&served, object.clone());
             assert_ne!(stored, object);
-            assert_eq!(stored["apiVersion"], stored_form.api_version());
-            assert_eq!(from_stored(resource, stored_form, stored), object);
+            assert_eq!(stored["apiVersion"], served.stored.api_version());
+            assert_eq!(from_stored(&served, stored), object);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::request::body;
 
 /// The type of the objects that a call is about.
 pub fn of_call(call: &Call) -> Result<TypeRef, ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     type_of(resource).ok_or_else(|| {
         let message = format!("Internal error occurred: no schema of {} in {}", resource.kind, resource.api_version());
         ApiError::new(Reason::InternalError, message)
@@ -32,6 +32,6 @@ fn judged(call: &Call, decoded: Result<Decoded, DecodeError>) -> Result<(Value, 
         Ok(Decoded { value, warnings }) => Ok((value, warnings)),
         // What is no JSON at all is not the type's business.
         Err(DecodeError::Syntax(error)) => Err(body::malformed(&error)),
-        Err(error) => Err(error.to_api_error(call.served.resource)),
+        Err(error) => Err(error.to_api_error(&call.served.resource)),
     }
 }

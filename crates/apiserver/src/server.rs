@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use api::{Resource, Verb};
+use api::{Resource, Row, Verb};
 use base::{Stop, Tasks};
 use control::Transport;
 use tokio::net::TcpListener;
@@ -10,13 +10,15 @@ use tokio::net::TcpListener;
 use crate::admission::{self, Plugin};
 use crate::authentication::UserInfo;
 use crate::registry::{self, Parts, Plain, Posted, Strategy};
-use crate::watch_cache::Caches;
+use crate::watch_cache::{Caches, stored_form};
 use crate::{Access, Config, StartError, bootstrap, discovery, listener, openapi, transport};
 
 /// A resource as it is served: its row of the table and its behaviour.
 pub struct Served {
     /// The row.
-    pub resource: &'static Resource,
+    pub resource: Row,
+    /// The row of the form that is stored.
+    pub stored: Row,
     /// The behaviour.
     pub strategy: Arc<dyn Strategy>,
     /// What is posted to it and answered, not stored.
@@ -24,6 +26,18 @@ pub struct Served {
 }
 
 impl Served {
+    /// Whether objects are stored as they are shown.
+    pub fn is_stored_form(&self) -> bool {
+        std::ptr::eq(&*self.resource, &*self.stored)
+    }
+
+    /// A resource without behaviour of its own.
+    #[cfg(test)]
+    pub(crate) fn plain(resource: &'static Resource) -> Self {
+        let stored = stored_form(resource).into();
+        Self { resource: resource.into(), stored, strategy: Arc::new(Plain), posted: Vec::new() }
+    }
+
     /// Whether objects of it are kept.
     pub fn is_stored(&self) -> bool {
         self.resource.serves(Verb::Get) && self.resource.serves(Verb::Create) || self.resource.serves(Verb::List)
@@ -93,10 +107,10 @@ impl Server {
     }
 
     /// A resource by its path.
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Served>> {
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Served>> {
         let wanted = (group, version, plural);
-        let at = self.served.binary_search_by(|served| sort_key(served.resource).cmp(&wanted)).ok()?;
-        self.served.get(at)
+        let at = self.served.binary_search_by(|served| sort_key(&served.resource).cmp(&wanted)).ok()?;
+        self.served.get(at).cloned()
     }
 
     /// All resources.
@@ -111,7 +125,7 @@ fn sort_key(resource: &Resource) -> (&str, &str, &str) {
 
 fn served(parts: &Parts) -> Vec<Arc<Served>> {
     let mut all: Vec<_> = api::resources::RESOURCES.iter().map(|resource| Arc::new(serve(resource, parts))).collect();
-    all.sort_by(|a, b| sort_key(a.resource).cmp(&sort_key(b.resource)));
+    all.sort_by(|a, b| sort_key(&a.resource).cmp(&sort_key(&b.resource)));
     all
 }
 
@@ -121,5 +135,5 @@ fn serve(resource: &'static Resource, parts: &Parts) -> Served {
     let strategy =
         descriptor.map_or_else(|| Arc::new(Plain) as Arc<dyn Strategy>, |descriptor| (descriptor.strategy)(parts));
     let posted = registry::POSTED.iter().filter(|posted| same(posted.resource)).collect();
-    Served { resource, strategy, posted }
+    Served { resource: resource.into(), stored: stored_form(resource).into(), strategy, posted }
 }

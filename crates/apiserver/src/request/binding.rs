@@ -47,7 +47,7 @@ pub async fn bind(server: &Arc<Server>, context: &Context<'_>, key: &Key, bindin
         set_scheduled(&mut pod, &metadata::time(context.now));
         Ok(pod)
     };
-    let served = server.find("", "v1", "pods").cloned().expect("pods are in the resource table");
+    let served = server.find("", "v1", "pods").expect("pods are in the resource table");
     let call = super::Call::internal(server, served, context.user, &key, "binding");
     modify(&call, context, &key, &change).await?;
     Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
@@ -75,7 +75,7 @@ impl super::Call {
         key: &Key,
         subresource: &str,
     ) -> Self {
-        let resource = served.resource;
+        let resource = &*served.resource;
         Self {
             server: server.clone(),
             target: super::info::Target {

@@ -19,7 +19,6 @@ use super::{Call, body, metadata, selectors};
 use crate::admission::Operation;
 use crate::conversion;
 use crate::registry::Context;
-use crate::watch_cache::stored_form;
 
 /// How many objects of a collection are deleted at the same time.
 const PARALLEL: usize = 16;
@@ -118,14 +117,14 @@ pub async fn one(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let options = Options::read(&call, &body)?;
     let context = call.context(options.dry_run);
     let key = call.key();
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     match delete_object(&call, &context, &key, &options).await? {
         Deleted::Marked(object) => {
             let status = if options.cascade_asked { StatusCode::ACCEPTED } else { StatusCode::OK };
-            Ok(respond::object(status, call.form, &object, resource, context.now))
+            Ok(respond::object(status, call.form, &object, &call.served, context.now))
         }
         Deleted::Gone(object) if resource.plural == "pods" => {
-            Ok(respond::object(StatusCode::OK, call.form, &object, resource, context.now))
+            Ok(respond::object(StatusCode::OK, call.form, &object, &call.served, context.now))
         }
         Deleted::Gone(object) => {
             let mut details = json!({"name": &*key.name, "kind": resource.plural, "uid": object.uid()});
@@ -141,8 +140,8 @@ pub async fn one(call: Call, body: Bytes) -> Result<Answer, ApiError> {
 pub async fn collection(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let options = Options::read(&call, &body)?;
     let context = call.context(options.dry_run);
-    let cache = call.server.caches.of(call.served.resource).await?;
-    let filter = selectors::filter(&call, stored_form(call.served.resource))?;
+    let cache = call.cache().await?;
+    let filter = selectors::filter(&call)?;
     call.server.caches.fresh().await;
     let snapshot = call.server.caches.snapshot(&cache);
     let matching = snapshot.entries(filter.namespace.as_deref()).filter(|entry| filter.matches(&entry.object));
@@ -159,7 +158,7 @@ pub async fn collection(call: Call, body: Bytes) -> Result<Answer, ApiError> {
         })
         .try_collect()
         .await?;
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     let items: Vec<Value> = deleted.into_iter().flatten().map(|object| object.to_value()).collect();
     let list = json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
         "metadata": {"resourceVersion": call.server.caches.applied().to_string()}, "items": items});
@@ -173,8 +172,8 @@ pub async fn delete_object(
     key: &Key,
     options: &Options,
 ) -> Result<Deleted, ApiError> {
-    let resource = call.served.resource;
-    let cache = call.server.caches.of(resource).await?;
+    let resource = &*call.served.resource;
+    let cache = call.cache().await?;
     for _ in 0..ATTEMPTS_MAX {
         // Deletions are rarer than changes and their preconditions finer: always begin with what is committed.
         call.server.caches.fresh().await;
@@ -195,12 +194,12 @@ async fn delete_once(
     options: &Options,
     current: &Object,
 ) -> Result<Option<Deleted>, ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     check_preconditions(call, key, options, current)?;
-    let old = conversion::from_stored(resource, stored_form(resource), current.to_value());
+    let old = conversion::from_stored(&call.served, current.to_value());
     validate(call, &attempt(call, context, Operation::Delete, key, Some(&old)), &Value::Null).await?;
     let plan = plan(call, context, options, &old);
-    let shown = |object: &Object| conversion::object_from_stored(resource, stored_form(resource), object.clone());
+    let shown = |object: &Object| conversion::object_from_stored(&call.served, object.clone());
     let storage_key = Bytes::from(storage_key::of(resource, key));
     let precondition = Precondition::ModifiedAt(storage_key.clone(), Revision(current.revision()));
     match plan {
@@ -214,14 +213,14 @@ async fn delete_once(
             }
         }
         Plan::Mark(marked) => {
-            let stored = encode_stored(resource, marked);
+            let stored = encode_stored(&call.served, marked);
             if context.dry_run {
-                return from_stored_bytes(resource, &stored, Revision(current.revision()))
+                return from_stored_bytes(&call.served, &stored, Revision(current.revision()))
                     .map(|object| Some(Deleted::Marked(object)));
             }
             match commit(call, precondition, Write::Put(storage_key, stored.clone()), None).await? {
                 TxnOutcome::Committed(revision) => {
-                    from_stored_bytes(resource, &stored, revision).map(|object| Some(Deleted::Marked(object)))
+                    from_stored_bytes(&call.served, &stored, revision).map(|object| Some(Deleted::Marked(object)))
                 }
                 TxnOutcome::Refused { .. } => Ok(None),
             }
@@ -230,7 +229,7 @@ async fn delete_once(
 }
 
 fn check_preconditions(call: &Call, key: &Key, options: &Options, current: &Object) -> Result<(), ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     let conflict = |why: String| Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, &why));
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != current.uid()) {
         return conflict(format!(

@@ -36,7 +36,7 @@ pub async fn evict(server: &Arc<Server>, context: &Context<'_>, key: &Key, evict
         uid: given["preconditions"]["uid"].as_str().map(str::to_owned),
         ..Options::default()
     };
-    let served = server.find("", "v1", "pods").cloned().expect("pods are in the resource table");
+    let served = server.find("", "v1", "pods").expect("pods are in the resource table");
     let call = Call::internal(server, served, context.user, key, "");
     delete_object(&call, context, key, &options).await?;
     Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
@@ -62,8 +62,7 @@ async fn budgets_of(server: &Server, pod: &Object) -> Result<Vec<Object>, ApiErr
 
 /// Takes one of the allowed disruptions, so that two evictions cannot take the same.
 async fn take_one(server: &Arc<Server>, context: &Context<'_>, budget: &Object, pod: &Object) -> Result<(), ApiError> {
-    let served =
-        server.find("policy", "v1", "poddisruptionbudgets").cloned().expect("budgets are in the resource table");
+    let served = server.find("policy", "v1", "poddisruptionbudgets").expect("budgets are in the resource table");
     let call = Call::internal(server, served, context.user, budget.key(), "status");
     let change = |old: &Value| {
         let allowed = old["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);

@@ -7,7 +7,7 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use api::{ApiError, Key, Object, Reason, Resource};
+use api::{ApiError, Key, Object, Reason};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use super::negotiate::{Syntax, View};
 use super::query::Query;
 use super::respond::{self, Answer, GZIP_MIN};
 use super::{Call, selectors};
-use crate::watch_cache::{Filter, ResourceCache, Snapshot, stored_form};
+use crate::watch_cache::{Filter, ResourceCache, Snapshot};
 use crate::{conversion, table};
 
 /// How much of a list is copied into one piece.
@@ -61,20 +61,18 @@ struct Options {
 
 /// Answers `list`.
 pub async fn answer(call: Call) -> Result<Answer, ApiError> {
-    let cache = call.server.caches.of(call.served.resource).await?;
-    let stored = stored_form(call.served.resource);
-    let filter = selectors::filter(&call, stored)?;
+    let cache = call.cache().await?;
+    let filter = selectors::filter(&call)?;
     let options = Options::of(&call.query)?;
     let snapshot = match snapshot(&call, &cache, options.moment).await? {
         Ok(snapshot) => snapshot,
         Err(()) => return Ok(expired(&options)),
     };
     let page = Page::of(&snapshot, &filter, &options);
-    let resource = call.served.resource;
-    if call.form.view == View::Whole && call.form.syntax == Syntax::Json && std::ptr::eq(resource, stored) {
+    if call.form.view == View::Whole && call.form.syntax == Syntax::Json && call.served.is_stored_form() {
         return Ok(streamed(&call, page));
     }
-    decoded(&call, stored, &page)
+    decoded(&call, &page)
 }
 
 async fn snapshot(call: &Call, cache: &Arc<ResourceCache>, moment: Moment) -> Result<Result<Snapshot, ()>, ApiError> {
@@ -202,7 +200,7 @@ fn expired(options: &Options) -> Answer {
 
 /// The stored bytes one behind the other.
 fn streamed(call: &Call, page: Page) -> Answer {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     let (kind, version) = (format!("{}List", resource.kind), resource.api_version());
     let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{},"items":["#, page.metadata());
     let commas = page.items.len().saturating_sub(1);
@@ -287,12 +285,12 @@ impl Iterator for Compressed {
 }
 
 /// Lists that need decoding: tables, metadata, YAML, and other forms than the stored one.
-fn decoded(call: &Call, stored: &Resource, page: &Page) -> Result<Answer, ApiError> {
-    let resource = call.served.resource;
-    let items = page.items.iter().map(|item| conversion::from_stored(resource, stored, item.to_value()));
+fn decoded(call: &Call, page: &Page) -> Result<Answer, ApiError> {
+    let resource = &*call.served.resource;
+    let items = page.items.iter().map(|item| conversion::from_stored(&call.served, item.to_value()));
     let list = match call.form.view {
         View::Table => {
-            table::of_list(resource, call.form.rows, items, &page.metadata(), call.server.config.clock.now())
+            table::of_list(&call.served, call.form.rows, items, &page.metadata(), call.server.config.clock.now())
         }
         View::Metadata => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
             "metadata": page.metadata(), "items": items.map(|item| respond::metadata_of(&item)).collect::<Vec<_>>()}),

@@ -24,7 +24,7 @@ pub mod write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{ApiError, Key, Reason, Verb};
+use api::{ApiError, Key, Reason, Row, Verb};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use rustls_pki_types::CertificateDer;
@@ -38,6 +38,7 @@ use crate::authentication::UserInfo;
 use crate::authorization::Attributes;
 use crate::registry::Context;
 use crate::server::Served;
+use crate::watch_cache::ResourceCache;
 use crate::{Server, discovery, health, kubelet_proxy, openapi};
 
 /// How long a request may take that is no watch and no stream. Without it a stuck request holds its memory for ever.
@@ -96,7 +97,7 @@ async fn answer(server: &Arc<Server>, mut request: Request) -> Result<Answer, Ap
     let Some(target) = info.target else {
         return other_path(server, &request.parts, &info.path, &query).await;
     };
-    let Some(served) = server.find(&target.group, &target.version, &target.resource).cloned() else {
+    let Some(served) = server.find(&target.group, &target.version, &target.resource) else {
         return Err(no_such_path());
     };
     let form = Form::of(&request.parts.headers);
@@ -179,6 +180,14 @@ impl Call {
         Key::new(namespace, &*self.target.name)
     }
 
+    /// The cache of the resource, loaded when this is its first use.
+    pub async fn cache(&self) -> Result<Arc<ResourceCache>, ApiError> {
+        match self.served.resource {
+            Row::BuiltIn(resource) => self.server.caches.of(resource).await,
+            Row::Custom(_) => Err(no_such_path()),
+        }
+    }
+
     /// What strategies and admission see of the call.
     pub fn context(&self, dry_run: bool) -> Context<'_> {
         Context { user: &self.user, now: self.server.config.clock.now(), random: &self.server.config.random, dry_run }
@@ -186,7 +195,7 @@ impl Call {
 
     /// Refuses what the resource's row does not have.
     fn check_served(&self) -> Result<(), ApiError> {
-        let resource = self.served.resource;
+        let resource = &*self.served.resource;
         let verb = match self.verb {
             "get" => Verb::Get,
             "list" => Verb::List,
@@ -217,7 +226,7 @@ impl Call {
     }
 
     fn method_not_allowed(&self) -> ApiError {
-        let resource = self.served.resource;
+        let resource = &*self.served.resource;
         let message = format!("{} is not supported on resources of kind {:?}", self.verb, resource.plural);
         let mut error = ApiError::about(Reason::MethodNotAllowed, &resource.group, &resource.plural, "", message);
         "the server does not allow this method on the requested resource".clone_into(&mut error.message);

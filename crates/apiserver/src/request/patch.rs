@@ -96,7 +96,7 @@ impl Patch {
 }
 
 fn json_error(call: &Call, error: &PatchError) -> ApiError {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     let reason = match error {
         PatchError::Malformed(_) => Reason::BadRequest,
         PatchError::TooLarge(_) => Reason::RequestEntityTooLarge,

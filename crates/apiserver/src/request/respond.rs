@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::negotiate::{Form, Syntax, View};
-use crate::table;
+use crate::{Served, table};
 
 /// What the server answers.
 pub type Answer = Response<Body>;
@@ -59,17 +59,11 @@ pub fn success(status: StatusCode, details: Value) -> Answer {
 }
 
 /// One object in the form that the client asked for.
-pub fn object(
-    status: StatusCode,
-    form: Form,
-    object: &Object,
-    resource: &api::Resource,
-    now: jiff::Timestamp,
-) -> Answer {
+pub fn object(status: StatusCode, form: Form, object: &Object, served: &Served, now: jiff::Timestamp) -> Answer {
     let json_bytes = match form.view {
         View::Whole => object.json().clone(),
         View::Metadata => metadata_of(&object.to_value()).to_string().into(),
-        View::Table => table::of_object(resource, form.rows, &object.to_value(), now).to_string().into(),
+        View::Table => table::of_object(served, form.rows, &object.to_value(), now).to_string().into(),
     };
     encoded(status, form, json_bytes)
 }

@@ -39,7 +39,7 @@ pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
         let replicas = after["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
             let error = FieldError::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
-            return Err(invalid(call.served.resource, &key.name, &[error]));
+            return Err(invalid(&call.served.resource, &key.name, &[error]));
         }
         let name = metadata::text(&after, "name");
         if !name.is_empty() && *name != *key.name {

@@ -12,8 +12,8 @@ use crate::conversion;
 use crate::watch_cache::{Filter, Predicate};
 
 /// What a list or watch wants to see.
-pub fn filter(call: &Call, stored: &'static Resource) -> Result<Filter, ApiError> {
-    let mut filter = of_query(call.served.resource, stored, &call.query)?;
+pub fn filter(call: &Call) -> Result<Filter, ApiError> {
+    let mut filter = of_query(&call.served.resource, &call.served.stored, &call.query)?;
     let key = call.key();
     if !key.namespace.is_empty() {
         filter.namespace = Some(key.namespace);
@@ -25,7 +25,7 @@ pub fn filter(call: &Call, stored: &'static Resource) -> Result<Filter, ApiError
 }
 
 /// The selectors of a query. `stored` is the form that the cached objects have.
-pub fn of_query(resource: &'static Resource, stored: &'static Resource, query: &Query) -> Result<Filter, ApiError> {
+pub fn of_query(resource: &Resource, stored: &Resource, query: &Query) -> Result<Filter, ApiError> {
     let labels = query.get("labelSelector").map(Selector::parse).transpose().map_err(|error| bad("label", &error))?;
     let fields =
         query.get("fieldSelector").map(FieldSelector::parse).transpose().map_err(|error| bad("field", &error))?;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::negotiate::View;
 use super::respond::{self, Answer};
 use super::{Call, selectors};
-use crate::watch_cache::{EventKind, Expired, Start, WatchEvent, restamp, stored_form};
+use crate::watch_cache::{EventKind, Expired, Start, WatchEvent, restamp};
 use crate::{conversion, table};
 
 /// How long a watch lasts at least that names no time: half of these are added by chance, so that watchers that began
@@ -24,13 +24,13 @@ const LASTS_SECONDS: u64 = 1800;
 
 /// Answers `watch`. What is wrong with the start revision is an event, not an error: that is what clients look for.
 pub async fn answer(call: Call) -> Result<Answer, ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     if !call.served.resource.serves(api::Verb::Watch) {
         let message = "the server does not allow this method on the requested resource";
         return Err(ApiError::about(Reason::MethodNotAllowed, &resource.group, &resource.plural, "", message));
     }
-    let cache = call.server.caches.of(resource).await?;
-    let filter = selectors::filter(&call, stored_form(resource))?;
+    let cache = call.cache().await?;
+    let filter = selectors::filter(&call)?;
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let start = start(&call, bookmarks).await?;
     let lasting = match call.query.number::<u64>("timeoutSeconds")? {
@@ -103,7 +103,7 @@ impl Encoder {
     }
 
     fn encode(&mut self, event: WatchEvent) -> Bytes {
-        let plain = self.call.form.view == View::Whole && self.call.served.resource.stored_as.is_none();
+        let plain = self.call.form.view == View::Whole && self.call.served.is_stored_form();
         match event {
             WatchEvent::Initial(entry) if plain => entry.added_frame(),
             WatchEvent::Change(kind, change) if plain => change.frame(kind),
@@ -118,7 +118,6 @@ impl Encoder {
     }
 
     fn converted(&mut self, kind: EventKind, object: &Object, revision: Option<u64>) -> Bytes {
-        let resource = self.call.served.resource;
         let tree = match revision {
             Some(revision) => {
                 let mut json = Vec::with_capacity(object.json().len() + 8);
@@ -127,13 +126,13 @@ impl Encoder {
             }
             None => object.to_value(),
         };
-        let tree = conversion::from_stored(resource, stored_form(resource), tree);
+        let tree = conversion::from_stored(&self.call.served, tree);
         let shown = match self.call.form.view {
             View::Whole => tree,
             View::Metadata => respond::metadata_of(&tree),
             View::Table => {
                 let (rows, now) = (self.call.form.rows, self.call.server.config.clock.now());
-                self.without_repeated_columns(table::of_object(resource, rows, &tree, now))
+                self.without_repeated_columns(table::of_object(&self.call.served, rows, &tree, now))
             }
         };
         line(&json!({"type": kind.name(), "object": shown}))
@@ -147,7 +146,7 @@ impl Encoder {
     }
 
     fn bookmark(&mut self, revision: u64, initial_events_end: bool) -> Bytes {
-        let resource = self.call.served.resource;
+        let resource = &*self.call.served.resource;
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_events_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
@@ -160,7 +159,7 @@ impl Encoder {
             View::Table => {
                 let none = std::iter::empty();
                 let (rows, now) = (self.call.form.rows, self.call.server.config.clock.now());
-                let table = table::of_list(resource, rows, none, &metadata, now);
+                let table = table::of_list(&self.call.served, rows, none, &metadata, now);
                 self.without_repeated_columns(table)
             }
         };

@@ -18,8 +18,8 @@ use super::{CREATED, Call, metadata};
 use crate::admission::{Attempt, Operation};
 use crate::invalid::{FieldError, invalid};
 use crate::registry::{Context, Reservation};
-use crate::watch_cache::{store_failed, stored_form};
-use crate::{conversion, fields};
+use crate::watch_cache::store_failed;
+use crate::{Served, conversion, fields};
 
 /// What upstream says when an object was changed in between.
 pub const MODIFIED: &str =
@@ -50,14 +50,14 @@ pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let (object, mut warnings) = decode_object(&call, &options, &body)?;
     let created = create_object(&call, &context, object).await?;
     warnings.extend(call.served.strategy.warnings(&created.to_value(), None));
-    let mut answer = respond::object(CREATED, call.form, &created, call.served.resource, context.now);
+    let mut answer = respond::object(CREATED, call.form, &created, &call.served, context.now);
     respond::add_warnings(&mut answer, &warnings);
     Ok(answer)
 }
 
 /// Creates an object from a decoded body.
 pub async fn create_object(call: &Call, context: &Context<'_>, mut object: Value) -> Result<Object, ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     let key = place(call, &mut object)?;
     if !metadata::text(&object, "resourceVersion").is_empty() {
         return Err(ApiError::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"));
@@ -97,26 +97,26 @@ async fn create_once(
     mutate(call, &attempt, &mut object).await?;
     strategy.prepare_for_create(context, &mut object);
     metadata::fill_for_create(context, strategy, &mut object);
-    let mut errors = metadata::validate(call.served.resource, strategy, &object, key);
+    let mut errors = metadata::validate(&call.served.resource, strategy, &object, key);
     if !errors.is_empty() {
-        return Err(invalid(call.served.resource, &key.name, &errors));
+        return Err(invalid(&call.served.resource, &key.name, &errors));
     }
     let reservation = strategy.reserve(context, &mut object, None).await?;
     errors.extend(strategy.validate(context, &object));
     if !errors.is_empty() {
-        return Err(invalid(call.served.resource, &key.name, &errors));
+        return Err(invalid(&call.served.resource, &key.name, &errors));
     }
     validate(call, &attempt, &object).await?;
-    let storage_key = Bytes::from(storage_key::of(call.served.resource, key));
+    let storage_key = Bytes::from(storage_key::of(&call.served.resource, key));
     if context.dry_run {
-        let cache = call.server.caches.of(call.served.resource).await?;
+        let cache = call.cache().await?;
         call.server.caches.fresh().await;
-        return if cache.get(key).is_some() { Ok(Err(())) } else { parse(call.served.resource, &object).map(Ok) };
+        return if cache.get(key).is_some() { Ok(Err(())) } else { parse(&call.served.resource, &object).map(Ok) };
     }
-    let stored = encode_stored(call.served.resource, object);
+    let stored = encode_stored(&call.served, object);
     let precondition = Precondition::Absent(storage_key.clone());
     match commit(call, precondition, Write::Put(storage_key, stored.clone()), reservation).await? {
-        TxnOutcome::Committed(revision) => from_stored_bytes(call.served.resource, &stored, revision).map(Ok),
+        TxnOutcome::Committed(revision) => from_stored_bytes(&call.served, &stored, revision).map(Ok),
         TxnOutcome::Refused { .. } => Ok(Err(())),
     }
 }
@@ -165,7 +165,7 @@ pub fn changed_answer(
     if old.is_some() {
         warnings.extend(call.served.strategy.warnings(&object.to_value(), old));
     }
-    let mut answer = respond::object(status, call.form, object, call.served.resource, now);
+    let mut answer = respond::object(status, call.form, object, &call.served, now);
     respond::add_warnings(&mut answer, &warnings);
     answer
 }
@@ -181,10 +181,10 @@ pub async fn modify(
     key: &Key,
     change: Change<'_>,
 ) -> Result<(Object, Option<Value>), ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     let mut current = Current::of(call, key).await?;
     for _ in 0..ATTEMPTS_MAX {
-        let old = conversion::from_stored(resource, stored_form(resource), current.object.to_value());
+        let old = conversion::from_stored(&call.served, current.object.to_value());
         let new = change(&old)?;
         let named = metadata::text(&new, "resourceVersion").to_owned();
         if let Err(error) = check_version(call, key, &named, &current) {
@@ -198,7 +198,7 @@ pub async fn modify(
         match step {
             Step::Done(object, old) => return Ok((object, old)),
             Step::Overtaken(None) => return Err(ApiError::not_found(&resource.group, &resource.plural, &key.name)),
-            Step::Overtaken(Some(newer)) => current = Current::newer(resource, &newer)?,
+            Step::Overtaken(Some(newer)) => current = Current::newer(&call.served, &newer)?,
         }
     }
     Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED))
@@ -213,8 +213,8 @@ struct Current {
 
 impl Current {
     async fn of(call: &Call, key: &Key) -> Result<Self, ApiError> {
-        let resource = call.served.resource;
-        let cache = call.server.caches.of(resource).await?;
+        let resource = &*call.served.resource;
+        let cache = call.cache().await?;
         if let Some(object) = cache.get(key) {
             return Ok(Self { object, fresh: false });
         }
@@ -223,8 +223,8 @@ impl Current {
         Ok(Self { object, fresh: true })
     }
 
-    fn newer(resource: &'static Resource, item: &KeyValue) -> Result<Self, ApiError> {
-        let object = from_stored_bytes_as(stored_form(resource), &item.value, item.modified)?;
+    fn newer(served: &Served, item: &KeyValue) -> Result<Self, ApiError> {
+        let object = from_stored_bytes_as(&served.stored, &item.value, item.modified)?;
         Ok(Self { object, fresh: true })
     }
 
@@ -241,7 +241,7 @@ impl Current {
 }
 
 fn check_version(call: &Call, key: &Key, named: &str, current: &Current) -> Result<(), ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     if named.is_empty() || named == "0" {
         if call.served.strategy.allows_unconditional_update() || call.verb == "patch" {
             return Ok(());
@@ -272,7 +272,7 @@ async fn modify_once(
     old: Value,
     mut new: Value,
 ) -> Result<Step, ApiError> {
-    let (resource, strategy) = (call.served.resource, &*call.served.strategy);
+    let (resource, strategy) = (&*call.served.resource, &*call.served.strategy);
     let conditional = !matches!(metadata::text(&new, "resourceVersion"), "" | "0");
     body::drop_nulls(&mut new);
     check_uid(resource, key, &new, &old)?;
@@ -308,17 +308,16 @@ async fn modify_once(
         return Ok(Step::Done(parse_at(resource, new, current.object.revision())?, Some(old)));
     }
     if same(&new, &old) {
-        return conversion::object_from_stored(resource, stored_form(resource), current.object.clone())
-            .map(|same| Step::Done(same, None));
+        return conversion::object_from_stored(&call.served, current.object.clone()).map(|same| Step::Done(same, None));
     }
     let storage_key = Bytes::from(storage_key::of(resource, key));
     let precondition = Precondition::ModifiedAt(storage_key.clone(), Revision(current.object.revision()));
     let gone = is_gone(&new) && !strategy.stays_when_deleted(&new);
-    let stored = encode_stored(resource, new);
+    let stored = encode_stored(&call.served, new);
     let write = if gone { Write::Delete(storage_key) } else { Write::Put(storage_key, stored.clone()) };
     match commit(call, precondition, write, reservation).await? {
         TxnOutcome::Committed(revision) => {
-            from_stored_bytes(resource, &stored, revision).map(|object| Step::Done(object, Some(old)))
+            from_stored_bytes(&call.served, &stored, revision).map(|object| Step::Done(object, Some(old)))
         }
         TxnOutcome::Refused { current: Some(_), .. } if conditional => {
             Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED))
@@ -365,7 +364,7 @@ pub fn decode_object(call: &Call, options: &WriteOptions, body: &Bytes) -> Resul
 
 /// Checks kind, namespace and name of a body against the path, and fills in what it leaves out.
 pub fn place(call: &Call, object: &mut Value) -> Result<Key, ApiError> {
-    let resource = call.served.resource;
+    let resource = &*call.served.resource;
     if !object.is_object() {
         return Err(ApiError::new(Reason::BadRequest, "the body of the request is not an object"));
     }
@@ -410,7 +409,7 @@ pub fn attempt<'a>(
     key: &'a Key,
     old: Option<&'a Value>,
 ) -> Attempt<'a> {
-    Attempt { context, operation, resource: call.served.resource, subresource: &call.target.subresource, key, old }
+    Attempt { context, operation, resource: &call.served.resource, subresource: &call.target.subresource, key, old }
 }
 
 /// The mutating half of admission.
@@ -446,29 +445,28 @@ pub async fn commit(
 }
 
 /// The bytes to store.
-pub fn encode_stored(resource: &'static Resource, object: Value) -> Bytes {
-    let mut object = conversion::to_stored(resource, stored_form(resource), object);
+pub fn encode_stored(served: &Served, object: Value) -> Bytes {
+    let mut object = conversion::to_stored(served, object);
     metadata::fields(&mut object).shift_remove("resourceVersion");
     api::object::encode(&object).into()
 }
 
 /// An object in the version that was asked for, from the bytes that were stored.
-pub fn from_stored_bytes(resource: &'static Resource, stored: &[u8], revision: Revision) -> Result<Object, ApiError> {
-    let form = stored_form(resource);
-    conversion::object_from_stored(resource, form, from_stored_bytes_as(form, stored, revision)?)
+pub fn from_stored_bytes(served: &Served, stored: &[u8], revision: Revision) -> Result<Object, ApiError> {
+    conversion::object_from_stored(served, from_stored_bytes_as(&served.stored, stored, revision)?)
 }
 
-fn from_stored_bytes_as(form: &'static Resource, stored: &[u8], revision: Revision) -> Result<Object, ApiError> {
+fn from_stored_bytes_as(form: &Resource, stored: &[u8], revision: Revision) -> Result<Object, ApiError> {
     let mut json = Vec::with_capacity(stored.len() + 40);
     api::object::with_revision(stored, revision.0, &mut json);
     Object::parse(form, json.into()).map_err(|error| unreadable(&error))
 }
 
-fn parse(resource: &'static Resource, object: &Value) -> Result<Object, ApiError> {
+fn parse(resource: &Resource, object: &Value) -> Result<Object, ApiError> {
     Object::parse(resource, api::object::encode(object).into()).map_err(|error| unreadable(&error))
 }
 
-fn parse_at(resource: &'static Resource, mut object: Value, revision: u64) -> Result<Object, ApiError> {
+fn parse_at(resource: &Resource, mut object: Value, revision: u64) -> Result<Object, ApiError> {
     metadata::fields(&mut object).insert("resourceVersion".to_owned(), revision.to_string().into());
     parse(resource, &object)
 }

@@ -10,6 +10,7 @@ use api::Resource;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::Served;
 use crate::request::negotiate::RowObject;
 use crate::request::respond;
 
@@ -64,19 +65,20 @@ const PLAIN: &[Column] = &[AGE];
 pub(crate) const AGE: Column = Column { name: "Age", kind: "string", priority: 0, cell: age };
 
 /// A table with one row.
-pub fn of_object(resource: &Resource, rows: RowObject, object: &Value, now: Timestamp) -> Value {
+pub fn of_object(served: &Served, rows: RowObject, object: &Value, now: Timestamp) -> Value {
     let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-    of_list(resource, rows, std::iter::once(object.clone()), &metadata, now)
+    of_list(served, rows, std::iter::once(object.clone()), &metadata, now)
 }
 
 /// A table with a row for each object.
 pub fn of_list(
-    resource: &Resource,
+    served: &Served,
     rows: RowObject,
     items: impl Iterator<Item = Value>,
     metadata: &Value,
     now: Timestamp,
 ) -> Value {
+    let resource = &*served.resource;
     let known = COLUMNS.iter().find(|(row, _)| row.plural == resource.plural && row.group == resource.group);
     let columns = known.map_or(PLAIN, |(_, columns)| *columns);
     // Events show their time first and their name only when wide.

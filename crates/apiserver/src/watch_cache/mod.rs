@@ -70,11 +70,40 @@ impl Caches {
             Some(cache) => cache,
             None => {
                 let mut all = self.by_prefix.write().expect(POISON);
-                all.entry(short.into()).or_insert_with(|| Arc::new(ResourceCache::new(stored_form(resource)))).clone()
+                all.entry(short.into())
+                    .or_insert_with(|| Arc::new(ResourceCache::new(stored_form(resource).into())))
+                    .clone()
             }
         };
         cache.loaded_with(|| self.load(&cache, &prefix)).await.map_err(|error| store_failed(&error))?;
         Ok(cache)
+    }
+
+    /// Makes the cache of a custom resource the one that its changes go to, in the place of an earlier one. It is loaded at
+    /// its first use.
+    pub fn install(&self, cache: &Arc<ResourceCache>) {
+        let prefix = storage_key::prefix(cache.resource(), None);
+        let earlier = self.by_prefix.write().expect(POISON).insert(short_prefix(&prefix).into(), cache.clone());
+        if let Some(earlier) = earlier {
+            earlier.close();
+        }
+    }
+
+    /// Ends the watches of a custom resource's cache and lets go of it.
+    pub fn retire(&self, cache: &Arc<ResourceCache>) {
+        let prefix = storage_key::prefix(cache.resource(), None);
+        let mut all = self.by_prefix.write().expect(POISON);
+        if all.get(short_prefix(&prefix)).is_some_and(|known| Arc::ptr_eq(known, cache)) {
+            all.remove(short_prefix(&prefix));
+        }
+        drop(all);
+        cache.close();
+    }
+
+    /// Loads a custom resource's cache when this is its first use.
+    pub async fn loaded(&self, cache: &Arc<ResourceCache>) -> Result<(), ApiError> {
+        let prefix = storage_key::prefix(cache.resource(), None);
+        cache.loaded_with(|| self.load(cache, &prefix)).await.map_err(|error| store_failed(&error))
     }
 
     /// Waits until the caches show everything that is committed now: what is read after this is consistent.

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use api::{Key, Object, Resource, storage_key};
+use api::{Key, Object, Resource, Row, storage_key};
 use bytes::Bytes;
 use imbl::OrdMap;
 use store::{Event, KeyValue, RangeResult, StoreError};
@@ -101,11 +101,13 @@ struct State {
     /// Until the resource is loaded, what happens meanwhile.
     pending: Option<Vec<(u64, Vec<Event>)>>,
     observers: Vec<Arc<dyn Observer>>,
+    /// Whether the resource is no longer served in this form: nobody can watch it any more.
+    closed: bool,
 }
 
 /// The cache of one resource.
 pub struct ResourceCache {
-    resource: &'static Resource,
+    resource: Row,
     prefix_length: usize,
     loaded: OnceCell<()>,
     state: Mutex<State>,
@@ -113,11 +115,11 @@ pub struct ResourceCache {
 }
 
 impl ResourceCache {
-    pub(crate) fn new(resource: &'static Resource) -> Self {
+    pub(crate) fn new(resource: Row) -> Self {
         let state = State { pending: Some(Vec::new()), ..State::default() };
         Self {
+            prefix_length: storage_key::prefix(&resource, None).len(),
             resource,
-            prefix_length: storage_key::prefix(resource, None).len(),
             loaded: OnceCell::new(),
             state: Mutex::new(state),
             watchers: Mutex::default(),
@@ -125,8 +127,8 @@ impl ResourceCache {
     }
 
     /// The resource, in the form that is stored.
-    pub fn resource(&self) -> &'static Resource {
-        self.resource
+    pub fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     /// One object, as the cache has it now.
@@ -157,6 +159,17 @@ impl ResourceCache {
         Ok(Snapshot { revision, objects })
     }
 
+    /// Ends all watches, without an error: who watched finds out what is served now.
+    pub(crate) fn close(&self) {
+        let mut watchers = self.watchers.lock().expect(POISON);
+        self.state().closed = true;
+        *watchers = Watchers::default();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     /// Watches from `start` on.
     pub fn watch(
         self: &Arc<Self>,
@@ -177,8 +190,12 @@ impl ResourceCache {
             }
         };
         let from_sequence = state.history.next_sequence();
+        let closed = state.closed;
         drop(state);
         let hook = Hook::new(self.clone(), filter, bookmarks, &mut watchers, from_sequence);
+        if closed {
+            *watchers = Watchers::default();
+        }
         drop(watchers);
         let backlog = hook.backlog(backlog.iter());
         let initial = initial.map(|objects| Snapshot { revision: now, objects });
@@ -189,6 +206,9 @@ impl ResourceCache {
     pub(crate) fn catch_up(&self, sequence: u64) -> Option<(MutexGuard<'_, Watchers>, Vec<Arc<Change>>, u64)> {
         let watchers = self.watchers.lock().expect(POISON);
         let state = self.state();
+        if state.closed {
+            return None;
+        }
         let missed = state.history.since_sequence(sequence)?.cloned().collect();
         Some((watchers, missed, state.history.next_sequence()))
     }
@@ -264,13 +284,13 @@ impl ResourceCache {
         let mut gone = state.objects.clone();
         for item in result.items {
             let key = item.key.get(prefix.len()..).and_then(|rest| std::str::from_utf8(rest).ok());
-            let known = key.and_then(|rest| storage_key::split(self.resource, rest)).and_then(|key| gone.remove(&key));
+            let known = key.and_then(|rest| storage_key::split(&self.resource, rest)).and_then(|key| gone.remove(&key));
             if known.is_none_or(|known| known.object.revision() != item.modified.0) {
                 events.push((item.modified.0, Event::Put(item)));
             }
         }
         for (key, _) in &gone {
-            let key = Bytes::from(storage_key::of(self.resource, key));
+            let key = Bytes::from(storage_key::of(&self.resource, key));
             events.push((result.revision.0, Event::Delete { key, revision: result.revision }));
         }
         events.sort_by_key(|(revision, _)| *revision);
@@ -329,7 +349,7 @@ impl ResourceCache {
 
     fn framed(&self, item: &KeyValue, kind: EventKind) -> Option<(Entry, Bytes)> {
         let frame = frame::frame(kind, &item.value, item.modified.0);
-        match Object::parse(self.resource, frame::object_in_frame(kind, &frame)) {
+        match Object::parse(&self.resource, frame::object_in_frame(kind, &frame)) {
             Ok(object) => {
                 let added = (kind == EventKind::Added).then(|| frame.clone());
                 Some((Entry { object, added }, frame))
@@ -344,7 +364,7 @@ impl ResourceCache {
 
     fn key_of(&self, key: &[u8]) -> Option<Key> {
         let rest = std::str::from_utf8(key.get(self.prefix_length..)?).ok()?;
-        storage_key::split(self.resource, rest)
+        storage_key::split(&self.resource, rest)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

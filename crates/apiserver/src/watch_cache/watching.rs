@@ -183,6 +183,7 @@ impl Stream for Watching {
                 Poll::Ready(Some(delivery)) => return Poll::Ready(Some(this.deliver(delivery))),
                 Poll::Ready(None) => match this.hook.again(this.sequence) {
                     Some(backlog) => this.backlog = backlog,
+                    None if this.hook.cache.is_closed() => return Poll::Ready(this.finish()),
                     None => {
                         this.ended = true;
                         let oldest = this.hook.cache.oldest();
