@@ -391,7 +391,7 @@ mod tests {
         let names = BTreeSet::from(["limits.cpu", "requests.memory", "pods"]);
         let missing = unspecified(&pod, &names).unwrap();
         assert_eq!(missing, "must specify limits.cpu for: a; requests.memory for: a,b");
-        let mut whole = pod.clone();
+        let mut whole = pod;
         whole["spec"]["resources"] = json!({"requests": {"cpu": "1"}});
         assert_eq!(unspecified(&whole, &names), None);
     }
