@@ -5,10 +5,11 @@
 //! OpenAPI wants them.
 //!
 //! [`decode`] and [`check`] read an object as the API server does: field validation, pruning, canonical values.
-//! [`TypeRef`] is the schema that `machinery::strategic` merges by.
+//! [`TypeRef`] is the schema that `machinery::strategic` merges by, and [`TypeRef::place`] the one of server-side apply.
 
 mod check;
 mod merge;
+mod ownership;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;

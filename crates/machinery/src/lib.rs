@@ -3,6 +3,7 @@
 //! No clock, no I/O, no tokio, no logging: whatever is here can be called from anywhere, also per object in a list. The
 //! texts of errors are upstream's wherever a user or a client library meets them.
 
+pub mod apply;
 pub mod duration;
 pub mod fields;
 pub mod labels;
