@@ -116,12 +116,20 @@ pub(crate) fn adopters(cache: &Cache, object: &Object) -> Vec<Key> {
     if object.controller().is_some() {
         return vec![];
     }
-    let pairs = object.index().labels.iter().map(|(key, value)| format!("{key}={value}"));
+    let labels: Vec<(&str, &str)> = object.index().labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+    selecting(cache, &object.key().namespace, &labels)
+}
+
+/// The objects in `cache`, of one namespace, whose `spec.selector` matches those labels.
+pub(crate) fn selecting(cache: &Cache, namespace: &str, labels: &[(&str, &str)]) -> Vec<Key> {
+    let label = |wanted: &str| labels.iter().find(|(key, _)| *key == wanted).map(|(_, value)| *value);
+    let pairs = labels.iter().map(|(key, value)| format!("{key}={value}"));
     let found = pairs.chain([String::new()]).flat_map(|pair| cache.by_index(&BY_SELECTOR, &pair));
     let found = found.filter(|owner| {
-        let selector = Selector::from_label_selector(&owner.to_value()["spec"]["selector"]);
-        owner.key().namespace == object.key().namespace
-            && selector.is_ok_and(|selector| selector.matches_pairs(&object.index().labels))
+        *owner.key().namespace == *namespace && {
+            let selector = Selector::from_label_selector(&owner.to_value()["spec"]["selector"]);
+            selector.is_ok_and(|selector| selector.matches(label))
+        }
     });
     found.map(|owner| owner.key().clone()).collect()
 }

@@ -40,6 +40,24 @@ pub(crate) async fn served(client: &Client) -> Result<Served, ClientError> {
     Ok(served)
 }
 
+/// The resource of a kind in one group version, and whether it has `/scale`; `None` where that version has no such kind.
+pub(crate) async fn scalable(
+    client: &Client,
+    group: &str,
+    version: &str,
+    kind: &str,
+) -> Result<Option<(Resource, bool)>, ClientError> {
+    let uri = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    let list = get(client, &uri).await?;
+    let rows = || list["resources"].as_array().into_iter().flatten();
+    let found = rows().filter(|row| row["kind"] == kind).find_map(|row| resource(group, version, row));
+    Ok(found.map(|resource| {
+        let scale = format!("{}/scale", resource.plural);
+        let scales = rows().any(|row| row["name"] == scale.as_str());
+        (resource, scales)
+    }))
+}
+
 impl Served {
     fn add(&mut self, group_version: &str, list: &Value) {
         let (group, version) = group_version.split_once('/').unwrap_or(("", group_version));

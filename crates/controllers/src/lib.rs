@@ -4,6 +4,7 @@
 //! event messages are upstream's kube-controller-manager's.
 
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
@@ -22,6 +23,7 @@ mod discovery;
 #[cfg(test)]
 mod fixtures;
 mod pods;
+mod scale;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ use ipnet::Ipv4Net;
 /// Every controller that reconciles one resource. Beside them runs the [`garbage_collector`], which looks at all of them.
 pub const CONTROLLERS: &[Descriptor] = &[
     deployment::CONTROLLER,
+    disruption::CONTROLLER,
+    disruption::stale_condition::CONTROLLER,
     endpoints::CONTROLLER,
     endpointslice::CONTROLLER,
     namespace::CONTROLLER,
@@ -109,9 +113,15 @@ pub async fn run(config: Config, stop: Stop) {
     tasks.join().await;
 }
 
-/// The service account of a controller. Upstream has one for both controllers that write nodes.
+/// Rows that write as another one, since upstream has one controller and one service account for both.
+const SHARED_IDENTITIES: &[(&Descriptor, &Descriptor)] = &[
+    (&node_ipam::CONTROLLER, &node_lifecycle::CONTROLLER),
+    (&disruption::stale_condition::CONTROLLER, &disruption::CONTROLLER),
+];
+
+/// The service account of a controller.
 fn identity(name: &str) -> &str {
-    if name == node_ipam::CONTROLLER.name { node_lifecycle::CONTROLLER.name } else { name }
+    SHARED_IDENTITIES.iter().find(|(row, _)| row.name == name).map_or(name, |(_, other)| other.name)
 }
 
 fn context(

@@ -6,6 +6,7 @@
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
+pub mod conditions;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
@@ -70,7 +71,7 @@ pub const STRATEGIES: &[Descriptor] = &[
     networking::ingress::DESCRIPTOR,
     networking::network_policy::DESCRIPTOR,
     // policy/v1
-    policy::POD_DISRUPTION_BUDGET,
+    policy::pod_disruption_budget::DESCRIPTOR,
     // rbac.authorization.k8s.io/v1
     rbac::CLUSTER_ROLE,
     rbac::CLUSTER_ROLE_BINDING,

@@ -58,7 +58,11 @@ impl Options {
     fn read(call: &Call, bytes: &Bytes) -> Result<Self, ApiError> {
         let given =
             if bytes.is_empty() { Value::Null } else { body::decode(BodyKind::of_object(&call.headers)?, bytes)? };
-        let query = &call.query;
+        Self::of(&given, &call.query)
+    }
+
+    /// Options from a `DeleteOptions` tree (null: none), and where that says nothing from the query.
+    pub fn of(given: &Value, query: &Query) -> Result<Self, ApiError> {
         let text = |field: &str| given[field].as_str().or_else(|| query.get(field)).map(str::to_owned);
         let orphan = given["orphanDependents"].as_bool();
         let orphan = orphan.or_else(|| query.get("orphanDependents").map(|_| query.flag("orphanDependents")));
@@ -84,9 +88,9 @@ impl Options {
         Ok(Self {
             grace_seconds: given["gracePeriodSeconds"].as_i64().or(query.number("gracePeriodSeconds")?),
             uid: given["preconditions"]["uid"].as_str().map(str::to_owned),
-            resource_version: precondition_version(&given)?,
+            resource_version: precondition_version(given)?,
             propagation: policy.or(by_flag),
-            dry_run: is_dry_run(&given, query)?,
+            dry_run: is_dry_run(given, query)?,
             cascade_asked: orphan == Some(false),
         })
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod behaviour;
+mod eviction;
 mod forwarding;
 mod listener;
 mod watches;
