@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use base::metrics::Family;
 use base::{Random, SharedClock};
 use bytes::Bytes;
 use ipnet::IpNet;
+
+use crate::limits::Limits;
 
 /// Everything that the server is started with. Flags and files are read by the binary.
 #[derive(Clone)]
@@ -35,6 +38,10 @@ pub struct Config {
     pub kubelet_client: Arc<rustls::ClientConfig>,
     /// What `/version` says.
     pub version: Version,
+    /// How much clients may ask.
+    pub limits: Limits,
+    /// What `/metrics` shows besides the server's own: the other components of the process.
+    pub metrics: Vec<&'static dyn Family>,
 }
 
 /// What `/version` says.

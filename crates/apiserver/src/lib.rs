@@ -11,6 +11,8 @@ pub mod config;
 pub mod conversion;
 pub mod fields;
 pub mod invalid;
+pub mod limits;
+pub mod metrics;
 pub mod registry;
 pub mod request;
 pub mod table;
@@ -31,4 +33,5 @@ mod tests;
 
 pub use access::Access;
 pub use config::{Config, StartError, Version};
+pub use limits::Limits;
 pub use server::{Served, Server};

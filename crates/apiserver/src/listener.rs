@@ -17,17 +17,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::Server;
+use crate::authentication::ClientCertificate;
+use crate::metrics::{CONNECTIONS, HANDSHAKE_ERRORS};
 use crate::request::body::RequestBody;
-use crate::request::{Origin, Request, handle};
+use crate::request::{Origin, Request, handle, respond};
 
-/// More connections wait to be accepted. Each costs a few kilobytes.
-const CONNECTIONS_MAX: usize = 10_000;
 /// Without it half-open handshakes would hold their connections for ever.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long a client may take to send a request's head.
@@ -38,15 +37,13 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Dead clients are noticed after these, and their watches end.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How long requests may take to end when the server stops.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How many events are put into one write when they come faster than the client takes them.
 const EVENTS_PER_WRITE: usize = 32;
 
 /// Accepts connections until `stop`, then waits until their requests have ended.
 pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, stop: Stop) {
     let acceptor = acceptor(&server);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = Arc::new(Semaphore::new(server.config.limits.connections_max));
     let graceful = GracefulShutdown::new();
     loop {
         let Some(permit) = stop.or_stopped(connections.clone().acquire_owned()).await else { break };
@@ -67,7 +64,7 @@ pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, stop: Stop
             }
         }
     }
-    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(server.config.limits.drain_max, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end in time and are cut off");
     }
 }
@@ -89,15 +86,27 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let tls = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
-        Err(_) => return tracing::debug!("a TLS handshake took too long"),
+        Ok(Err(error)) => {
+            HANDSHAKE_ERRORS.with([]).inc();
+            return tracing::debug!(%error, "a TLS handshake failed");
+        }
+        Err(_) => {
+            HANDSHAKE_ERRORS.with([]).inc();
+            return tracing::debug!("a TLS handshake took too long");
+        }
     };
-    let certificate =
-        tls.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned().map(CertificateDer::into_owned);
-    let origin = Origin::Connection(certificate.map(Arc::new));
+    let _open = CONNECTIONS.with([]).hold();
+    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    // A certificate that names nobody is refused with every request, as upstream does.
+    let certificate = certificate.map(ClientCertificate::read).transpose().map(|certificate| certificate.map(Arc::new));
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (server, origin) = (server.clone(), origin.clone());
-        async move { Ok::<_, Infallible>(respond(&server, request, origin).await) }
+        let (server, certificate) = (server.clone(), certificate.clone());
+        async move {
+            Ok::<_, Infallible>(match certificate {
+                Ok(certificate) => answer(&server, request, Origin::Connection(certificate)).await,
+                Err(error) => respond::error(&error).map(Answered::of),
+            })
+        }
     });
     let builder = builder();
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
@@ -122,7 +131,7 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-async fn respond(
+async fn answer(
     server: &Arc<Server>,
     mut request: http::Request<Incoming>,
     origin: Origin,

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::admission::{self, Plugin};
 use crate::authentication::UserInfo;
+use crate::metrics::Measured;
 use crate::registry::{self, Parts, Plain, Posted, Strategy};
 use crate::watch_cache::{Caches, stored_form};
 use crate::{Access, Config, StartError, bootstrap, discovery, listener, openapi, transport};
@@ -61,7 +62,8 @@ pub struct Server {
 impl Server {
     /// Starts the server: loads what authentication and authorization need and writes what every cluster has. Its tasks run
     /// until `stop`.
-    pub async fn start(config: Config, tasks: Tasks, stop: Stop) -> Result<Arc<Self>, StartError> {
+    pub async fn start(mut config: Config, tasks: Tasks, stop: Stop) -> Result<Arc<Self>, StartError> {
+        config.store = Arc::new(Measured(config.store));
         let caches = Caches::start(config.store.clone(), &tasks, stop.clone()).await?;
         let config = Arc::new(config);
         let access = Access::start(&config, &caches).await?;

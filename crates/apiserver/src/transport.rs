@@ -28,6 +28,8 @@ impl Transport for InProcess {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
         let (server, origin) = (self.server.clone(), Origin::Component(self.user.clone()));
         let (parts, body) = request.into_parts();
-        async move { Ok(handle(&server, Request { parts, body: RequestBody::Full(body), origin }).await) }.boxed()
+        let method = parts.method.clone();
+        let answer = async move { Ok(handle(&server, Request { parts, body: RequestBody::Full(body), origin }).await) };
+        control::metrics::request(method, "in-process", answer).boxed()
     }
 }

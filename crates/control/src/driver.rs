@@ -142,7 +142,7 @@ pub struct Controller<S: 'static> {
 impl<S: Send + Sync + 'static> Controller<S> {
     /// A controller that [`Component::run`] starts.
     pub fn new(descriptor: &'static Descriptor<S>, ctx: Ctx<S>) -> Arc<Self> {
-        Arc::new(Self { descriptor, ctx, queue: Arc::new(Queue::new()) })
+        Arc::new(Self { descriptor, ctx, queue: Arc::new(Queue::named(descriptor.name)) })
     }
 
     /// Starts the tasks that turn changes into keys, and waits until all caches are synchronised.

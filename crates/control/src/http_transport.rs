@@ -11,7 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use crate::{Body, Transport, TransportError};
+use crate::{Body, Transport, TransportError, metrics};
 
 /// How often a silent HTTP/2 connection is probed, and how long the answer may take. Without probes a cut connection shows
 /// only when the kernel gives up, after a quarter of an hour.
@@ -93,8 +93,11 @@ impl Transport for HttpTransport {
             if let Some(authorization) = authorization {
                 head.headers.insert(http::header::AUTHORIZATION, authorization);
             }
-            let sent = client.request(http::Request::from_parts(head, Full::new(body))).await;
-            let (head, body) = sent.map_err(|error| unreachable(error.into()))?.into_parts();
+            let method = head.method.clone();
+            let host = server.strip_prefix("https://").unwrap_or(&server);
+            let request = client.request(http::Request::from_parts(head, Full::new(body)));
+            let sent = async { request.await.map_err(|error| unreachable(error.into())) };
+            let (head, body) = metrics::request(method, host, sent).await?.into_parts();
             let server = server.clone();
             // Copied out of the read buffer: a cached object must not keep all of it in memory.
             let pieces = BodyDataStream::new(body).map(move |piece| match piece {

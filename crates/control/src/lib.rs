@@ -13,6 +13,7 @@ pub mod http_transport;
 pub mod informer;
 pub mod kubeconfig;
 pub mod lease;
+pub mod metrics;
 pub mod queue;
 pub mod transport;
 pub mod watch;

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::metrics::QueueMetrics;
+
 /// The delay after the first failure of a key, doubled at each further one. Upstream's figures.
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_secs(1000);
@@ -31,6 +33,7 @@ struct State<K> {
     timers: BTreeSet<(Instant, K)>,
     entries: HashMap<K, Entry>,
     active: usize,
+    metrics: Option<QueueMetrics>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ struct Entry {
     phase: Phase,
     due: Option<Instant>,
     failures: u32,
+    /// When it came into its phase: what the metrics' durations are measured from.
+    since: Option<Instant>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,7 +69,7 @@ pub enum Done {
 impl<K> Default for Queue<K> {
     fn default() -> Self {
         let (ready, timers, entries) = (VecDeque::new(), BTreeSet::new(), HashMap::new());
-        Self { state: Mutex::new(State { ready, timers, entries, active: 0 }), ready: Notify::new() }
+        Self { state: Mutex::new(State { ready, timers, entries, active: 0, metrics: None }), ready: Notify::new() }
     }
 }
 
@@ -72,6 +77,13 @@ impl<K: Clone + Ord + Hash> Queue<K> {
     /// An empty queue.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty queue that is counted in the metrics under this name.
+    pub fn named(name: &str) -> Self {
+        let queue = Self::default();
+        queue.lock().metrics = Some(QueueMetrics::of(name));
+        queue
     }
 
     /// The key wants work now.
@@ -119,7 +131,8 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         let entry = state.entries.get_mut(key).expect("a key that is worked on has an entry");
         let again = std::mem::take(&mut entry.phase) == Phase::Again;
         entry.failures = if done == Done::Failed { entry.failures + 1 } else { 0 };
-        let failures = entry.failures;
+        let (failures, since) = (entry.failures, entry.since.take());
+        state.count_done(since, failures > 0);
         match done {
             Done::Failed => {
                 state.make_due(key, Instant::now() + retry_delay(failures));
@@ -180,6 +193,11 @@ impl<K: Clone + Ord + Hash> State<K> {
             }
             Phase::Idle => {
                 entry.phase = Phase::Ready;
+                entry.since = Some(Instant::now());
+                if let Some(metrics) = &self.metrics {
+                    metrics.adds.inc();
+                    metrics.depth.add(1);
+                }
                 if let Some(due) = entry.due.take() {
                     self.timers.remove(&(due, key.clone()));
                 }
@@ -216,9 +234,23 @@ impl<K: Clone + Ord + Hash> State<K> {
 
     fn take(&mut self) -> Option<K> {
         let key = self.ready.pop_front()?;
-        self.entries.get_mut(&key).expect("a ready key has an entry").phase = Phase::Active;
+        let entry = self.entries.get_mut(&key).expect("a ready key has an entry");
+        entry.phase = Phase::Active;
+        let waited_since = entry.since.replace(Instant::now());
+        if let (Some(metrics), Some(since)) = (&self.metrics, waited_since) {
+            metrics.depth.add(-1);
+            metrics.waited.observe(since.elapsed());
+        }
         self.active += 1;
         Some(key)
+    }
+
+    fn count_done(&self, since: Option<Instant>, failed: bool) {
+        let (Some(metrics), Some(since)) = (&self.metrics, since) else { return };
+        metrics.worked.observe(since.elapsed());
+        if failed {
+            metrics.retries.inc();
+        }
     }
 
     fn forget_idle(&mut self, key: &K) {

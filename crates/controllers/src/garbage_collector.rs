@@ -86,7 +86,12 @@ enum Plan {
 impl GarbageCollector {
     /// A garbage collector over everything that the API server serves.
     pub fn new(ctx: Ctx) -> Arc<Self> {
-        Arc::new(Self { ctx, queue: Queue::new(), monitors: Mutex::default(), absent: Mutex::default() })
+        Arc::new(Self {
+            ctx,
+            queue: Queue::named("garbage_collector"),
+            monitors: Mutex::default(),
+            absent: Mutex::default(),
+        })
     }
 
     /// Keeps the monitors up to date with what is served, until stopped.

@@ -258,6 +258,11 @@ pub trait Store: Send + Sync + 'static {
     /// here before the transaction is acknowledged.
     fn committed(&self) -> Revision;
 
+    /// Why the store accepts nothing any more; `None` while it works.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Gives up events and old values of revisions below `before`.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
 }

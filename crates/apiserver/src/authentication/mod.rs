@@ -3,6 +3,7 @@
 //! The behaviour is that of the Kubernetes documentation's "Authenticating": the first authenticator that recognises a
 //! credential decides; a credential that is presented and not valid is refused, never passed over.
 
+pub mod certificate;
 pub mod review;
 pub mod token_request;
 
@@ -14,8 +15,8 @@ use base::SharedClock;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::{SignedDuration, Timestamp};
-use rustls_pki_types::CertificateDer;
 
+pub use self::certificate::ClientCertificate;
 use crate::tokens::{Claims, Reference, TokenError, Tokens};
 use crate::watch_cache::Caches;
 
@@ -96,17 +97,17 @@ impl Authenticator {
     /// The token is taken out of the headers, so that no later step can leak it.
     pub async fn authenticate(
         &self,
-        certificate: Option<&CertificateDer<'_>>,
+        certificate: Option<&ClientCertificate>,
         path: &str,
         headers: &mut HeaderMap,
-    ) -> Result<UserInfo, ApiError> {
+    ) -> Result<Arc<UserInfo>, ApiError> {
         if let Some(certificate) = certificate {
-            return from_certificate(certificate);
+            return certificate.user(self.clock.now());
         }
         if let Some(token) = bearer_token(headers)? {
             let audiences = [self.tokens.issuer().to_owned()];
             return match self.token(&token, &audiences).await? {
-                Ok((user, _)) => Ok(user),
+                Ok((user, _)) => Ok(Arc::new(user)),
                 Err(error) => {
                     tracing::debug!(%error, "refused a bearer token");
                     Err(unauthorized())
@@ -114,7 +115,7 @@ impl Authenticator {
             };
         }
         let open = OPEN_PATHS.iter().any(|open| path == *open || path.strip_prefix(open).is_some_and(is_below));
-        if open { Ok(UserInfo::anonymous()) } else { Err(unauthorized()) }
+        if open { Ok(Arc::new(UserInfo::anonymous())) } else { Err(unauthorized()) }
     }
 
     /// Whose token it is, and for which of `audiences`: signed by us, in its time, and everything that it is bound to still
@@ -241,30 +242,9 @@ fn websocket_token(headers: &mut HeaderMap) -> Result<Option<String>, ApiError> 
     Ok(Some(token))
 }
 
-/// The common name is the user, each organization a group.
-fn from_certificate(certificate: &CertificateDer<'_>) -> Result<UserInfo, ApiError> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| unauthorized())?;
-    let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().ok().map(str::to_owned);
-    let name = parsed.subject().iter_common_name().find_map(text).filter(|name| !name.is_empty());
-    let groups: Vec<String> = parsed.subject().iter_organization().filter_map(text).collect();
-    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-    Ok(UserInfo::new(name.ok_or_else(unauthorized)?, &groups))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_certificate_names_user_and_groups() {
-        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        parameters.distinguished_name = rcgen::DistinguishedName::new();
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, "system:node:alpha");
-        parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = parameters.self_signed(&key).unwrap();
-        assert_eq!(from_certificate(certificate.der()).unwrap(), UserInfo::node("alpha"));
-    }
 
     #[test]
     fn a_credential_is_found_or_refused_never_passed_over() {

@@ -76,6 +76,8 @@ fn config(store: Arc<MemoryStore>) -> Config {
             build_date: String::new(),
             platform: "linux/amd64".to_owned(),
         },
+        limits: crate::Limits::default(),
+        metrics: Vec::new(),
     }
 }
 
@@ -272,7 +274,10 @@ async fn a_token_lives_as_long_as_its_account_and_pod() {
     headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
     let refused = access.authenticator.authenticate(None, "/healthz", &mut headers).await.unwrap_err();
     assert_eq!(refused.code, 401, "a bad credential is refused even where none is needed");
-    assert_eq!(access.authenticator.authenticate(None, "/healthz", &mut headers).await.unwrap(), UserInfo::anonymous());
+    assert_eq!(
+        access.authenticator.authenticate(None, "/healthz", &mut headers).await.unwrap(),
+        UserInfo::anonymous().into()
+    );
     assert_eq!(access.authenticator.authenticate(None, "/api", &mut headers).await.unwrap_err().code, 401);
 }
 

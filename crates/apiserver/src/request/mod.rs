@@ -22,35 +22,31 @@ pub mod watch;
 pub mod write;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::{ApiError, Key, Reason, Row, Verb};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use rustls_pki_types::CertificateDer;
 
 use self::body::RequestBody;
 use self::info::{RequestInfo, Target};
 use self::negotiate::{Form, RowObject};
 use self::query::Query;
 use self::respond::Answer;
-use crate::authentication::UserInfo;
+use crate::authentication::{ClientCertificate, UserInfo};
 use crate::authorization::Attributes;
+use crate::metrics::{self, Seen};
 use crate::registry::Context;
 use crate::server::Served;
 use crate::watch_cache::ResourceCache;
 use crate::{Server, discovery, health, kubelet_proxy, openapi};
-
-/// How long a request may take that is no watch and no stream. Without it a stuck request holds its memory for ever.
-const REQUEST_MAX: Duration = Duration::from_secs(60);
 
 /// Where a request comes from.
 #[derive(Clone)]
 pub enum Origin {
     /// A component in this process, whose identity is known.
     Component(Arc<UserInfo>),
-    /// A connection, with the client's certificate, which TLS has verified, where it has one.
-    Connection(Option<Arc<CertificateDer<'static>>>),
+    /// A connection, with the client's certificate, where it has one.
+    Connection(Option<Arc<ClientCertificate>>),
 }
 
 /// A request on its way.
@@ -85,21 +81,30 @@ pub struct Call {
 
 /// Answers a request, whatever happens.
 pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
-    answer(server, request).await.unwrap_or_else(|error| respond::error(&error))
-}
-
-async fn answer(server: &Arc<Server>, mut request: Request) -> Result<Answer, ApiError> {
     let query = Query::of(&request.parts.uri);
     let info = RequestInfo::of(&request.parts, &query);
+    let target = info.target.as_ref();
+    let served = target.and_then(|target| server.find(&target.group, &target.version, &target.resource));
+    let dry_run = query.get("dryRun").is_some();
+    let seen = Seen::begin(&request.parts.method, &info, served.as_ref(), dry_run);
+    let answer = answer(server, request, query, info, served).await;
+    seen.end(answer.unwrap_or_else(|error| respond::error(&error)))
+}
+
+async fn answer(
+    server: &Arc<Server>,
+    mut request: Request,
+    query: Query,
+    info: RequestInfo,
+    served: Option<Arc<Served>>,
+) -> Result<Answer, ApiError> {
     let user = authenticate(server, &mut request, &info).await?;
     let user = impersonate(server, user, &request.parts.headers)?;
     server.access.authorization.check(&user, &info.attributes())?;
     let Some(target) = info.target else {
         return other_path(server, &request.parts, &info.path, &query).await;
     };
-    let Some(served) = server.find(&target.group, &target.version, &target.resource) else {
-        return Err(no_such_path());
-    };
+    let served = served.ok_or_else(no_such_path)?;
     let form = Form::of(&request.parts.headers);
     if kubelet_proxy::serves(&target) {
         let call = call(server, served, user, target, info.verb, query, &mut request, form.unwrap_or_default());
@@ -111,7 +116,7 @@ async fn answer(server: &Arc<Server>, mut request: Request) -> Result<Answer, Ap
         return watch::answer(call).await;
     }
     // A write's future is dropped here when its time is over; the write itself goes on in its task.
-    match tokio::time::timeout(REQUEST_MAX, resource_verb(call, request.body)).await {
+    match tokio::time::timeout(server.config.limits.request_time_max, resource_verb(call, request.body)).await {
         Ok(answer) => answer,
         Err(_) => Err(ApiError::new(Reason::Timeout, "Timeout: request did not complete within the allotted timeout")),
     }
@@ -245,9 +250,7 @@ async fn authenticate(server: &Server, request: &mut Request, info: &RequestInfo
         Origin::Component(user) => Ok(user.clone()),
         Origin::Connection(certificate) => {
             let authenticator = &server.access.authenticator;
-            let user =
-                authenticator.authenticate(certificate.as_deref(), &info.path, &mut request.parts.headers).await?;
-            Ok(Arc::new(user))
+            authenticator.authenticate(certificate.as_deref(), &info.path, &mut request.parts.headers).await
         }
     }
 }
@@ -301,6 +304,9 @@ fn impersonation(resource: &str, namespace: &str, name: &str) -> Attributes {
 async fn other_path(server: &Arc<Server>, parts: &Parts, path: &str, query: &Query) -> Result<Answer, ApiError> {
     if !matches!(parts.method, http::Method::GET | http::Method::HEAD) {
         return Err(no_such_path());
+    }
+    if path == "/metrics" {
+        return Ok(metrics::answer(server));
     }
     if let Some(answer) = health::answer(server, path, query).await {
         return Ok(answer);

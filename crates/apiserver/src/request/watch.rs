@@ -16,7 +16,7 @@ use super::negotiate::View;
 use super::respond::{self, Answer};
 use super::{Call, selectors};
 use crate::watch_cache::{EventKind, Expired, Start, WatchEvent, restamp};
-use crate::{conversion, table};
+use crate::{conversion, metrics, table};
 
 /// How long a watch lasts at least that names no time: half of these are added by chance, so that watchers that began
 /// together do not come back together.
@@ -39,9 +39,14 @@ pub async fn answer(call: Call) -> Result<Answer, ApiError> {
     };
     let watching = cache.watch(call.server.caches.applied(), filter, start, bookmarks, Duration::from_secs(lasting));
     let stop = call.server.stop.clone();
+    let sent = metrics::WATCH_EVENTS.with([&resource.group, &resource.version, &resource.plural]);
     let mut encoder = Encoder::of(call);
+    let encode = move |event| {
+        sent.inc();
+        Ok(encoder.encode(event))
+    };
     let body = match watching {
-        Ok(watching) => until(stop, watching.map(move |event| Ok(encoder.encode(event)))).boxed(),
+        Ok(watching) => until(stop, watching.map(encode)).boxed(),
         Err(expired) => futures::stream::iter([Ok(error_frame(&expired.into()))]).boxed(),
     };
     Ok(respond::with_type(StatusCode::OK, "application/json", Body::Stream(body)))

@@ -5,6 +5,7 @@ mod behaviour;
 mod eviction;
 mod forwarding;
 mod listener;
+mod operations;
 mod watches;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use store::memory::MemoryStore;
 
 use crate::authentication::UserInfo;
-use crate::{Config, Server, Version};
+use crate::{Config, Limits, Server, Version};
 
 /// A cluster's API server, as its administrator sees it.
 pub(crate) struct Cluster {
@@ -111,6 +112,8 @@ impl Cluster {
                 build_date: String::new(),
                 platform: "linux/amd64".to_owned(),
             },
+            limits: Limits::default(),
+            metrics: Vec::new(),
         };
         let server = Server::start(config, Tasks::new("apiserver"), stop.clone()).await.unwrap();
         let transport = server.transport(UserInfo::new("admin", &["system:masters"]));

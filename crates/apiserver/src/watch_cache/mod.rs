@@ -132,6 +132,16 @@ impl Caches {
         }
     }
 
+    /// The loaded resources, and how many objects each has.
+    pub fn object_counts(&self) -> Vec<(Arc<ResourceCache>, usize)> {
+        let all: Vec<_> = self.by_prefix.read().expect(POISON).values().cloned().collect();
+        let loaded = all.into_iter().filter(|cache| cache.is_loaded());
+        let mut counts: Vec<_> = loaded.map(|cache| (cache.clone(), cache.object_count())).collect();
+        let key = |cache: &ResourceCache| (cache.resource().group.clone(), cache.resource().plural.clone());
+        counts.sort_by_key(|(cache, _)| key(cache));
+        counts
+    }
+
     /// The revision up to which every loaded cache is complete.
     pub fn applied(&self) -> u64 {
         self.progress.applied()

@@ -222,6 +222,11 @@ impl ResourceCache {
         self.state().history.oldest()
     }
 
+    /// How many objects there are.
+    pub fn object_count(&self) -> usize {
+        self.state().objects.len()
+    }
+
     /// How many watchers there are.
     pub fn watchers(&self) -> usize {
         self.watchers.lock().expect(POISON).len()

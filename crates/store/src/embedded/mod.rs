@@ -126,6 +126,13 @@ impl Store for EmbeddedStore {
         Revision(self.shared.committed.load(Ordering::Acquire))
     }
 
+    fn failure(&self) -> Option<String> {
+        match &self.shared.door().state {
+            DoorState::Stopped(why) => Some(why.clone()),
+            DoorState::Open(_) | DoorState::Reopening => None,
+        }
+    }
+
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
         self.ask(move |reply| Command::Compact(before, reply)).boxed()
     }

@@ -123,6 +123,8 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         advertise: SocketAddr::from((node_ip, options.api_port)),
         kubelet_client: pki::client_tls(&pki.leaf("kubelet-client", &kubelet_client())?, pki.ca_pem())?,
         version: version(),
+        limits: apiserver::Limits::default(),
+        metrics: Vec::new(),
     };
     let api_server =
         apiserver::Server::start(config, tasks.clone(), stop.child()).await.context("cannot start the API server")?;
