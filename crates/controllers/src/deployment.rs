@@ -14,7 +14,6 @@ use api::{Key, Object, resources};
 use bytes::Bytes;
 use control::{DeleteOptions, EventType, Informers, Next, ObjectReference, ReconcileError, Trigger};
 use futures::FutureExt;
-use machinery::labels::Selector;
 use serde_json::Value;
 
 use crate::claims;
@@ -58,8 +57,7 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let Some(object) = ctx.cache(resources::DEPLOYMENTS).get(key) else { return Ok(Next::OnChange) };
     let deployment = object.to_value();
     let about = ObjectReference::from((resources::DEPLOYMENTS, &object));
-    let selector = Selector::from_label_selector(&deployment["spec"]["selector"])
-        .map_err(|error| ReconcileError::Invalid(format!("selector of {key}: {error}")))?;
+    let selector = claims::selector(resources::DEPLOYMENTS, &deployment, key)?;
     if selector.is_everything() {
         let message = "This deployment is selecting all pods. A non-empty selector is required.";
         ctx.recorder.event(&about, EventType::Warning, "SelectingAll", message);

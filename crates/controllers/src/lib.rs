@@ -3,6 +3,7 @@
 //! All of them share one set of caches and write under their own identities. Names, behaviour, conditions, reasons and
 //! event messages are upstream's kube-controller-manager's.
 
+pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
@@ -13,8 +14,10 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod replicationcontroller;
 pub mod root_ca_publisher;
 pub mod serviceaccount;
+pub mod statefulset;
 pub mod taint_eviction;
 
 mod claims;
@@ -22,9 +25,12 @@ mod conditions;
 mod discovery;
 #[cfg(test)]
 mod fixtures;
+mod history;
+mod pod_control;
 mod pods;
 mod scale;
 mod service;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +43,7 @@ use ipnet::Ipv4Net;
 
 /// Every controller that reconciles one resource. Beside them runs the [`garbage_collector`], which looks at all of them.
 pub const CONTROLLERS: &[Descriptor] = &[
+    daemonset::CONTROLLER,
     deployment::CONTROLLER,
     disruption::CONTROLLER,
     disruption::stale_condition::CONTROLLER,
@@ -47,8 +54,10 @@ pub const CONTROLLERS: &[Descriptor] = &[
     node_lifecycle::CONTROLLER,
     pod_gc::CONTROLLER,
     replicaset::CONTROLLER,
+    replicationcontroller::CONTROLLER,
     root_ca_publisher::CONTROLLER,
     serviceaccount::CONTROLLER,
+    statefulset::CONTROLLER,
     taint_eviction::CONTROLLER,
 ];
 

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use api::Object;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 /// A pod's facts.
@@ -82,6 +83,12 @@ impl<'a> PodView<'a> {
     /// Since when it has been ready.
     pub(crate) fn ready_since(&self) -> Option<Timestamp> {
         self.ready().filter(|condition| condition.status == "True").and_then(|condition| condition.last_transition_time)
+    }
+
+    /// How long a pod that is ready has to stay so until it counts as available; `None` when it does.
+    pub(crate) fn time_to_available(&self, min_ready: SignedDuration, now: Timestamp) -> Option<Duration> {
+        let age = self.ready_since().map_or(SignedDuration::ZERO, |since| now.duration_since(since));
+        (age < min_ready).then(|| (min_ready - age).unsigned_abs())
     }
 
     /// How often its containers were started again, the most of any.

@@ -2,23 +2,22 @@
 //! nobody misses first.
 //!
 //! Defined by the ReplicaSet API reference; the order of deletion, the growing batches of creation, events and conditions
-//! are upstream's.
+//! are upstream's. A ReplicationController is reconciled by the same code.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use api::{Key, Object, resources};
+use api::{Key, Object, Resource, resources};
 use bytes::Bytes;
-use control::{ClientError, DeleteOptions, EventType, Informers, Next, ObjectReference, ReconcileError, Trigger};
+use control::{Informers, Next, ReconcileError, Trigger};
 use futures::FutureExt;
-use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use machinery::labels::Selector;
 use machinery::time;
 use serde_json::{Value, json};
 
 use crate::claims::{self, Claims};
+use crate::pod_control::PodControl;
 use crate::pods::{PodView, is_active};
 use crate::{Ctx, Descriptor, conditions};
 
@@ -31,15 +30,11 @@ pub const CONTROLLER: Descriptor = Descriptor {
     reads: &[],
     workers_max: 5,
     resync: Duration::ZERO,
-    reconcile: |key, ctx| async move { reconcile(&key, &ctx).await }.boxed(),
+    reconcile: |key, ctx| async move { reconcile(resources::REPLICA_SETS, &key, &ctx).await }.boxed(),
 };
 
 /// How many pods one reconcile makes or deletes at most; the next goes on.
 const BURST: usize = 500;
-
-/// The first batch of new pods; each further one is twice as large. If something refuses pods, it refuses one and not
-/// hundreds.
-const FIRST_BATCH: usize = 1;
 
 /// A pod with a lower number goes earlier than its fellows.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -48,17 +43,16 @@ fn adopters(informers: &Informers, pod: &Object) -> Vec<Key> {
     claims::adopters(&informers.all(resources::REPLICA_SETS), pod)
 }
 
-async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
-    let Some(object) = ctx.cache(resources::REPLICA_SETS).get(key) else { return Ok(Next::OnChange) };
+/// Brings the pods of a ReplicaSet, or of a ReplicationController, to their number.
+pub(crate) async fn reconcile(resource: &'static Resource, key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
+    let Some(object) = ctx.cache(resource).get(key) else { return Ok(Next::OnChange) };
     let set = object.to_value();
-    let selector = Selector::from_label_selector(&set["spec"]["selector"])
-        .map_err(|error| ReconcileError::Invalid(format!("selector of {key}: {error}")))?;
-    let pods = ctx.cache(resources::PODS);
-    let claims = claims::claims(&pods, &object, &selector);
-    claims::settle(ctx, resources::REPLICA_SETS, &object, resources::PODS, &claims).await?;
+    let selector = claims::selector(resource, &set, key)?;
+    let claims = claims::claims(&ctx.cache(resources::PODS), &object, &selector);
+    claims::settle(ctx, resource, &object, resources::PODS, &claims).await?;
     let related = related_pods(ctx, &object, &claims);
     let plan = plan(&object, &set, &claims, &related, ctx.clock.now());
-    apply(ctx, &object, &set, plan).await
+    apply(ctx, resource, &object, &set, plan).await
 }
 
 /// Pods of all sets with the same owner, such as those of one Deployment: they share nodes for the same purpose.
@@ -110,12 +104,9 @@ fn status(set: &Value, active: &[&(&Object, PodView<'_>)], terminating: usize, n
             continue;
         }
         ready += 1;
-        let age = view.ready_since().map_or(SignedDuration::ZERO, |since| now.duration_since(since));
-        if age >= min_ready {
-            available += 1;
-        } else {
-            let rest = (min_ready - age).unsigned_abs();
-            next = Some(next.map_or(rest, |next: Duration| next.min(rest)));
+        match view.time_to_available(min_ready, now) {
+            None => available += 1,
+            Some(rest) => next = Some(next.map_or(rest, |next: Duration| next.min(rest))),
         }
     }
     let mut status = json!({"replicas": active.len()});
@@ -124,7 +115,9 @@ fn status(set: &Value, active: &[&(&Object, PodView<'_>)], terminating: usize, n
     for (field, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
         status[field] = count.into();
     }
-    status["terminatingReplicas"] = terminating.into();
+    if set["kind"] == *resources::REPLICA_SETS.kind {
+        status["terminatingReplicas"] = terminating.into();
+    }
     status["observedGeneration"] = set["metadata"]["generation"].clone();
     let conditions = &set["status"]["conditions"];
     if conditions.is_array() {
@@ -204,12 +197,20 @@ impl<'a> Rank<'a> {
     }
 }
 
-async fn apply(ctx: &Ctx, object: &Object, set: &Value, plan: Plan) -> Result<Next, ReconcileError> {
+async fn apply(
+    ctx: &Ctx,
+    resource: &Resource,
+    object: &Object,
+    set: &Value,
+    plan: Plan,
+) -> Result<Next, ReconcileError> {
+    let pods = PodControl::new(ctx, resource, object);
     let mut status = plan.status;
     let (kind, result) = if plan.create > 0 {
-        ("FailedCreate", create(ctx, object, set, plan.create).await)
+        let new = (0..plan.create).map(|_| pods.pod(&set["spec"]["template"])).collect();
+        ("FailedCreate", pods.create_all(new).await)
     } else {
-        ("FailedDelete", delete(ctx, object, &plan.delete).await)
+        ("FailedDelete", pods.delete_all(&plan.delete).await)
     };
     match &result {
         Ok(()) => conditions::remove(&mut status, "ReplicaFailure"),
@@ -223,79 +224,10 @@ async fn apply(ctx: &Ctx, object: &Object, set: &Value, plan: Plan) -> Result<Ne
     if status != set["status"] {
         let mut updated = set.clone();
         updated["status"] = status;
-        let body = Bytes::from(updated.to_string());
-        ctx.client.update_status(resources::REPLICA_SETS, object.key(), body).await?;
+        ctx.client.update_status(resource, object.key(), Bytes::from(updated.to_string())).await?;
     }
     result?;
     Ok(plan.next)
-}
-
-/// Makes pods in growing batches, each at the same time; stops after the first batch with a failure.
-async fn create(ctx: &Ctx, object: &Object, set: &Value, count: usize) -> Result<(), ClientError> {
-    let about = ObjectReference::from((resources::REPLICA_SETS, object));
-    let (mut rest, mut batch) = (count, FIRST_BATCH);
-    while rest > 0 {
-        let size = batch.min(rest);
-        let made = join_all((0..size).map(|_| create_one(ctx, object, set, &about))).await;
-        // All of a batch are heard before the first failure ends it.
-        made.into_iter().collect::<Result<Vec<()>, _>>()?;
-        rest -= size;
-        batch *= 2;
-    }
-    Ok(())
-}
-
-async fn create_one(ctx: &Ctx, object: &Object, set: &Value, about: &ObjectReference) -> Result<(), ClientError> {
-    let owner = claims::owner_reference(resources::REPLICA_SETS, object);
-    let pod = pod_from_template(&set["spec"]["template"], &object.key().name, &ctx.random.name_suffix(5), &owner);
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    match ctx.client.create(resources::PODS, &object.key().namespace, Bytes::from(pod.to_string())).await {
-        Ok(_) => {
-            ctx.recorder.event(about, EventType::Normal, "SuccessfulCreate", &format!("Created pod: {name}"));
-            Ok(())
-        }
-        // The set goes with its namespace.
-        Err(error) if error.is_namespace_terminating() => Ok(()),
-        Err(error) => {
-            ctx.recorder.event(about, EventType::Warning, "FailedCreate", &format!("Error creating: {error}"));
-            Err(error)
-        }
-    }
-}
-
-/// A pod as its template says. The name is chosen here and not by the server, so that a lost answer can be traced.
-fn pod_from_template(template: &Value, owner_name: &str, suffix: &str, owner: &Value) -> Value {
-    // As long as a generated name may be: 63 characters, of which 5 are the suffix.
-    let prefix = format!("{owner_name}-");
-    let base: String = prefix.chars().take(58).collect();
-    let mut meta = json!({"name": format!("{base}{suffix}"), "generateName": prefix});
-    for field in ["labels", "annotations", "finalizers"] {
-        if let Some(value) = template["metadata"].get(field) {
-            meta[field] = value.clone();
-        }
-    }
-    meta["ownerReferences"] = json!([owner]);
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]})
-}
-
-async fn delete(ctx: &Ctx, object: &Object, pods: &[Object]) -> Result<(), ClientError> {
-    let about = &ObjectReference::from((resources::REPLICA_SETS, object));
-    let deleted = join_all(pods.iter().map(async |pod| {
-        let options = DeleteOptions::of_uid(pod.uid());
-        match ctx.client.delete(resources::PODS, pod.key(), &options).await {
-            Ok(()) => {
-                let message = format!("Deleted pod: {}", pod.key().name);
-                ctx.recorder.event(about, EventType::Normal, "SuccessfulDelete", &message);
-                Ok(())
-            }
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => {
-                ctx.recorder.event(about, EventType::Warning, "FailedDelete", &format!("Error deleting: {error}"));
-                Err(error)
-            }
-        }
-    }));
-    deleted.await.into_iter().collect::<Result<Vec<()>, _>>().map(drop)
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use api::{Key, Object, resources};
 use machinery::time;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::rollout::View;
+use crate::template;
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -80,47 +80,12 @@ pub(super) fn find_new<'a>(deployment: &Value, sets: &'a [Set]) -> Option<&'a Se
     same.min_by(|a, b| (a.created(), &a.key).cmp(&(b.created(), &b.key)))
 }
 
-/// A hash of a template that is the same on every machine and in every version: it names ReplicaSets.
-pub(super) fn hash(template: &Value, collisions: i64) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut canonical = String::new();
-    write_canonical(template, &mut canonical);
-    let digest = Sha256::new().chain_update(canonical).chain_update(collisions.to_be_bytes()).finalize();
-    digest.iter().take(10).map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
-}
-
-/// JSON with sorted fields and without nulls.
-fn write_canonical(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
-            fields.sort_by_key(|(name, _)| *name);
-            out.push('{');
-            for (name, value) in fields {
-                out.push_str(&Value::from(name.as_str()).to_string());
-                out.push(':');
-                write_canonical(value, out);
-                out.push(',');
-            }
-            out.push('}');
-        }
-        Value::Array(items) => {
-            out.push('[');
-            for item in items {
-                write_canonical(item, out);
-                out.push(',');
-            }
-            out.push(']');
-        }
-        other => out.push_str(&other.to_string()),
-    }
-}
-
 /// The ReplicaSet for the Deployment's template.
 pub(super) fn new_set(view: &View<'_>, revision: i64, replicas: i64) -> Value {
     let deployment = view.deployment;
     let meta = &deployment["metadata"];
-    let hash = hash(&deployment["spec"]["template"], deployment["status"]["collisionCount"].as_i64().unwrap_or(0));
+    let collisions = deployment["status"]["collisionCount"].as_i64().unwrap_or(0);
+    let hash = template::hash(&deployment["spec"]["template"], collisions);
     let name = meta["name"].as_str().unwrap_or_default();
     let mut template = deployment["spec"]["template"].clone();
     template["metadata"]["labels"][HASH_LABEL] = hash.as_str().into();
