@@ -56,7 +56,8 @@ pub(super) fn pin(spec: &mut Value, node: &str) {
 
 /// The node that a daemon pod asks for, or is on.
 pub(super) fn target(spec: &Value) -> Option<&str> {
-    let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    let terms =
+        &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
     terms.as_array()?.iter().find_map(|term| {
         let fields = term["matchFields"].as_array()?;
         fields.iter().find(|field| field["key"] == "metadata.name" && field["operator"] == "In")?["values"][0].as_str()

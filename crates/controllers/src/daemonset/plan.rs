@@ -54,11 +54,7 @@ impl<'a> DaemonPod<'a> {
             return None;
         }
         let bound = !view.spec.node_name.is_empty();
-        let node = if bound {
-            view.spec.node_name.to_string()
-        } else {
-            target(&object.to_value()["spec"])?.to_owned()
-        };
+        let node = if bound { view.spec.node_name.to_string() } else { target(&object.to_value()["spec"])?.to_owned() };
         let min_ready = SignedDuration::from_secs(set["spec"]["minReadySeconds"].as_i64().unwrap_or(0));
         let ready = view.is_ready();
         let next = if ready { view.time_to_available(min_ready, now) } else { None };
@@ -180,7 +176,8 @@ impl Work<'_> {
     }
 
     fn replace(&mut self, pod: &DaemonPod<'_>, kind: EventType, reason: &'static str, (what, how): (&str, &str)) {
-        let message = format!("Found {what} daemon pod {} on node {}, will try to {how} it", pod.object.key(), pod.node);
+        let message =
+            format!("Found {what} daemon pod {} on node {}, will try to {how} it", pod.object.key(), pod.node);
         self.events.push((kind, reason, message));
         self.delete.push(pod.object.clone());
     }

@@ -93,7 +93,10 @@ async fn pods_follow_the_nodes() {
         }),
         Step::Do(&|api| {
             assert_eq!(pods(api), named(&[("b", "one"), ("c", "one")]));
-            assert_eq!((&status(api)["desiredNumberScheduled"], &status(api)["numberMisscheduled"]), (&json!(1), &json!(1)));
+            assert_eq!(
+                (&status(api)["desiredNumberScheduled"], &status(api)["numberMisscheduled"]),
+                (&json!(1), &json!(1))
+            );
             api.change_each(resources::PODS, |pod| {
                 let fails = pod["spec"]["nodeName"] == "c";
                 if fails {

@@ -55,7 +55,11 @@ pub(super) fn plan(view: &View<'_>, fits: &BTreeMap<&str, Fit>, pods: &ByNode<'_
         // Both zero would be no way forward.
         max_unavailable = 1;
     }
-    if max_surge > 0 { surging(view, fits, pods, max_surge, desired) } else { replacing(view, fits, pods, max_unavailable) }
+    if max_surge > 0 {
+        surging(view, fits, pods, max_surge, desired)
+    } else {
+        replacing(view, fits, pods, max_unavailable)
+    }
 }
 
 /// Without surge: pods of earlier templates go, those that are not available first, the others as far as enough stay.
@@ -87,13 +91,7 @@ fn missing<'a>(fits: &'a BTreeMap<&str, Fit>, pods: &'a ByNode<'_>) -> impl Iter
 
 /// With surge: a new pod beside an old one that is available, as many as allowed; the old one goes when the new one is
 /// available.
-fn surging(
-    view: &View<'_>,
-    fits: &BTreeMap<&str, Fit>,
-    pods: &ByNode<'_>,
-    max_surge: usize,
-    desired: usize,
-) -> Update {
+fn surging(view: &View<'_>, fits: &BTreeMap<&str, Fit>, pods: &ByNode<'_>, max_surge: usize, desired: usize) -> Update {
     let mut update = Update::default();
     let (mut surging, mut available, mut candidates, mut leaving) = (0, 0, vec![], vec![]);
     for (node, on_node) in pods {

@@ -282,7 +282,9 @@ impl<'a> Work<'a> {
             (of_current, current) = (of_update, update);
         }
         let mut status = json!({"observedGeneration": self.view.set["metadata"]["generation"], "replicas": replicas});
-        for (field, count) in [("readyReplicas", ready), ("currentReplicas", of_current), ("updatedReplicas", of_update)] {
+        for (field, count) in
+            [("readyReplicas", ready), ("currentReplicas", of_current), ("updatedReplicas", of_update)]
+        {
             if count > 0 {
                 status[field] = count.into();
             }

@@ -97,15 +97,16 @@ async fn pods_come_and_go_in_order() {
 #[tokio::test(start_paused = true)]
 async fn updates_go_down_to_the_partition_and_back() {
     let image = |name: &'static str| move |spec: &mut Value| spec["template"] = pod_template("web", name);
-    let partition = |number: u32| {
-        move |spec: &mut Value| spec["updateStrategy"]["rollingUpdate"]["partition"] = number.into()
-    };
+    let partition =
+        |number: u32| move |spec: &mut Value| spec["updateStrategy"]["rollingUpdate"]["partition"] = number.into();
     let steps = [
         Scene::UntilUnchanged(&run_pods),
-        Scene::Do(&|api| change(api, |spec| {
-            partition(1)(spec);
-            image("two")(spec);
-        })),
+        Scene::Do(&|api| {
+            change(api, |spec| {
+                partition(1)(spec);
+                image("two")(spec);
+            })
+        }),
         Scene::UntilUnchanged(&run_pods),
         Scene::Do(&|api| {
             assert_eq!(pods(api), named(&[("web-0", "one"), ("web-1", "two")]));
