@@ -209,7 +209,7 @@ mod tests {
             (json!({}), tainted("NoSchedule"), Fit::Stay),
             (json!({}), tainted("NoExecute"), Fit::No),
             (json!({}), tainted("PreferNoSchedule"), Fit::Run),
-            (tolerates.clone(), tainted("NoExecute"), Fit::Run),
+            (tolerates, tainted("NoExecute"), Fit::Run),
         ];
         for (spec, node, fit) in table {
             let node = Object::parse(resources::NODES, Bytes::from(node.to_string())).expect("a node");

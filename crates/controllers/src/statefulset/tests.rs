@@ -105,7 +105,7 @@ async fn updates_go_down_to_the_partition_and_back() {
             change(api, |spec| {
                 partition(1)(spec);
                 image("two")(spec);
-            })
+            });
         }),
         Scene::UntilUnchanged(&run_pods),
         Scene::Do(&|api| {
