@@ -35,6 +35,51 @@ impl Place for Row {
             Err(_) => Entry::Unknown,
         }
     }
+
+    fn always_has(&self, name: &str) -> bool {
+        let fields = &TABLE.fields[self.fields.clone()];
+        let Ok(at) = fields.binary_search_by(|field| field.name.cmp(name)) else { return false };
+        let field = &fields[at];
+        match field.shape {
+            Shape::One => match field.kind() {
+                Kind::Type(_) => is_in_place(self.name, name),
+                _ => field.required,
+            },
+            _ => field.required,
+        }
+    }
+}
+
+/// Whether upstream's type holds the struct itself, not a pointer to one, so that it is there in every object. Of those that
+/// lie within others that are; below lists and maps it makes no difference.
+fn is_in_place(owner: &str, name: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "backend",
+        "daemonEndpoints",
+        "deprecatedSource",
+        "devices",
+        "involvedObject",
+        "jobTemplate",
+        "kubeletEndpoint",
+        "loadBalancer",
+        "metadata",
+        "nodeInfo",
+        "podSelector",
+        "pool",
+        "priorityLevelConfiguration",
+        "regarding",
+        "resources",
+        "roleRef",
+        "scaleTargetRef",
+        "source",
+        "spec",
+        "status",
+        "strategy",
+        "target",
+        "template",
+        "updateStrategy",
+    ];
+    NAMES.binary_search(&name).is_ok() && !owner.ends_with(".v1.ReplicationControllerSpec")
 }
 
 impl Place for Field {
@@ -57,6 +102,10 @@ impl Place for Field {
             Shape::MapOfLists => Entry::Additional(&AtomicList),
             Shape::Map | Shape::List => Entry::Additional(of_kind(self.kind())),
         }
+    }
+
+    fn always_has(&self, name: &str) -> bool {
+        self.shape == Shape::One && of_kind(self.kind()).always_has(name)
     }
 }
 
@@ -198,6 +247,21 @@ mod tests {
         ] {
             assert_eq!(owned(kind, path), expected, "{kind} {path}");
         }
+    }
+
+    #[test]
+    fn who_creates_owns_the_parts_of_what_is_always_there() {
+        let deployment = super::super::by_name("io.k8s.api.apps.v1.Deployment").unwrap().place();
+        let new = serde_json::json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"labels": {"a": "b"}},
+            "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "strategy": {"type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 1}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                "containers": [{"name": "c", "resources": {}}], "securityContext": {}}}}, "status": {}});
+        let mut written = Vec::new();
+        machinery::apply::compare::compare(None, &new, deployment).added.write(&mut written);
+        let expected = r#"{"f:apiVersion":{},"f:kind":{},"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:replicas":{},
+            "f:selector":{},"f:strategy":{"f:rollingUpdate":{".":{},"f:maxSurge":{}},"f:type":{}},"f:template":{"f:metadata":{"f:labels":{".":{},"f:a":{}}},
+            "f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:name":{},"f:resources":{}}},"f:securityContext":{}}}}}"#;
+        assert_eq!(String::from_utf8(written).unwrap(), expected.replace("\n            ", ""));
     }
 
     #[test]

@@ -20,6 +20,12 @@ pub trait Place: Sync {
     fn entry(&self, _name: &str) -> Entry<'_> {
         Entry::Unknown
     }
+
+    /// Whether every object has this field, if with nothing in it: a struct that upstream's types hold in place, a list that is
+    /// always written. Who fills it owns what he put there, not the field. Asked of built-in types only.
+    fn always_has(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 /// What stands at a place.
