@@ -3,27 +3,55 @@
 //! Mutating plugins run first, in the order of [`PLUGINS`]; the strategy prepares and validates what they leave; then the
 //! validating half of each plugin sees the object as it will be stored.
 
+pub mod certificates;
+pub mod default_ingress_class;
+pub mod default_storage_class;
 pub mod default_tolerations;
+pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod persistent_volume_claim_resize;
+pub mod pod_security;
 pub mod priority;
 pub mod rbac_escalation;
+pub mod resource_quota;
+pub mod runtime_class;
 pub mod service_account;
+pub mod storage_object_in_use;
+pub mod taint_nodes_by_condition;
 
-use api::{ApiError, Key, Reason, Resource};
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use api::{ApiError, Key, Object, Reason, Resource};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::registry::Context;
+use crate::registry::tree::text;
+use crate::watch_cache::Caches;
 
-/// The plugins, in the order in which they run.
+/// The plugins, in the order in which they run: upstream's. What is off there by default is not here. Quotas come last: what
+/// another plugin refuses must not be counted.
 pub const PLUGINS: &[Descriptor] = &[
     namespace_lifecycle::DESCRIPTOR,
-    node_restriction::DESCRIPTOR,
-    rbac_escalation::DESCRIPTOR,
+    limit_ranger::DESCRIPTOR,
     service_account::DESCRIPTOR,
-    default_tolerations::DESCRIPTOR,
+    node_restriction::DESCRIPTOR,
+    taint_nodes_by_condition::DESCRIPTOR,
+    pod_security::DESCRIPTOR,
     priority::DESCRIPTOR,
+    default_tolerations::DESCRIPTOR,
+    default_storage_class::DESCRIPTOR,
+    storage_object_in_use::DESCRIPTOR,
+    persistent_volume_claim_resize::DESCRIPTOR,
+    runtime_class::DESCRIPTOR,
+    certificates::APPROVAL,
+    certificates::SIGNING,
+    certificates::SUBJECT,
+    default_ingress_class::DESCRIPTOR,
+    rbac_escalation::DESCRIPTOR,
+    resource_quota::DESCRIPTOR,
 ];
 
 /// One plugin.
@@ -91,4 +119,39 @@ fn forbidden(attempt: &Attempt<'_>, why: &str) -> ApiError {
     };
     let message = format!("{qualified} {name:?} is forbidden: {why}");
     ApiError::about(Reason::Forbidden, &resource.group, &resource.plural, name, message)
+}
+
+/// An object that another one names: from the cache or, where it is not there, from behind everything that is committed now.
+async fn find(
+    caches: &Caches,
+    resource: &'static Resource,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Object>, ApiError> {
+    let cache = caches.of(resource).await?;
+    let key = Key::new(namespace, name);
+    if let Some(found) = cache.get(&key) {
+        return Ok(Some(found));
+    }
+    caches.fresh().await;
+    Ok(cache.get(&key))
+}
+
+/// The name of the class that is marked as the cluster's default; the newest, should there be several.
+async fn default_class(
+    caches: &Arc<Caches>,
+    resource: &'static Resource,
+    marks: &[&str],
+) -> Result<Option<String>, ApiError> {
+    let cache = caches.of(resource).await?;
+    // A class that was acknowledged counts for the next object.
+    caches.fresh().await;
+    let snapshot = caches.snapshot(&cache);
+    let classes = snapshot.entries(None).map(|entry| entry.object.to_value());
+    let defaults = classes.filter(|class| marks.iter().any(|mark| class["metadata"]["annotations"][*mark] == "true"));
+    let named = defaults.map(|class| {
+        let metadata = &class["metadata"];
+        (Reverse(text(&metadata["creationTimestamp"]).to_owned()), text(&metadata["name"]).to_owned())
+    });
+    Ok(named.min().map(|(_, name)| name))
 }

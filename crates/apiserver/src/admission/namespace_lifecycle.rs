@@ -17,6 +17,7 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
     plugin: |parts| Arc::new(NamespaceLifecycle { caches: parts.caches.clone() }),
 };
 
+/// Namespaces that every cluster needs.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 struct NamespaceLifecycle {

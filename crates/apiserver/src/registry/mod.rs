@@ -31,6 +31,7 @@ use serde_json::Value;
 use crate::authentication::{self, UserInfo, token_request};
 use crate::authorization::review;
 use crate::invalid::FieldError;
+use crate::request::notes::Notes;
 use crate::request::{binding, eviction};
 use crate::watch_cache::Caches;
 use crate::{Access, Config, Server};
@@ -141,6 +142,8 @@ pub struct Context<'a> {
     pub random: &'a Random,
     /// Whether nothing is to be stored: then nothing may be reserved or sent either.
     pub dry_run: bool,
+    /// What is to be said beside the answer.
+    pub notes: &'a Notes,
 }
 
 /// Held while a write that reserved something is under way; dropped when it has been committed (the caches show it by then)

@@ -81,8 +81,10 @@ fn config(store: Arc<MemoryStore>) -> Config {
     }
 }
 
+static NOTES: std::sync::LazyLock<crate::request::notes::Notes> = std::sync::LazyLock::new(Default::default);
+
 fn context<'a>(parts: &'a Parts, user: &'a UserInfo) -> Context<'a> {
-    Context { user, now: parts.config.clock.now(), random: &parts.config.random, dry_run: false }
+    Context { user, now: parts.config.clock.now(), random: &parts.config.random, dry_run: false, notes: &NOTES }
 }
 
 /// Whatever a client sends: no strategy panics, and defaulting twice is defaulting once.

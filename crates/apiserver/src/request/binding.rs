@@ -93,6 +93,7 @@ impl super::Call {
             query: super::query::Query::default(),
             headers: http::HeaderMap::new(),
             form: super::negotiate::Form::default(),
+            notes: Arc::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod info;
 pub mod list;
 pub mod metadata;
 pub mod negotiate;
+pub mod notes;
 pub mod patch;
 pub mod query;
 pub mod read;
@@ -30,6 +31,7 @@ use http::{HeaderMap, StatusCode};
 use self::body::RequestBody;
 use self::info::{RequestInfo, Target};
 use self::negotiate::{Form, RowObject};
+use self::notes::Notes;
 use self::query::Query;
 use self::respond::Answer;
 use crate::authentication::{ClientCertificate, UserInfo};
@@ -77,6 +79,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// In which form the answer is wanted.
     pub form: Form,
+    /// What is to be said beside the answer.
+    pub notes: Arc<Notes>,
 }
 
 /// Answers a request, whatever happens.
@@ -87,8 +91,11 @@ pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
     let served = target.and_then(|target| server.find(&target.group, &target.version, &target.resource));
     let dry_run = query.get("dryRun").is_some();
     let seen = Seen::begin(&request.parts.method, &info, served.as_ref(), dry_run);
-    let answer = answer(server, request, query, info, served).await;
-    seen.end(answer.unwrap_or_else(|error| respond::error(&error)))
+    let notes = Arc::new(Notes::default());
+    let answer = answer(server, request, query, info, served, &notes).await;
+    let mut answer = answer.unwrap_or_else(|error| respond::error(&error));
+    respond::add_warnings(&mut answer, &notes.warnings());
+    seen.end(answer)
 }
 
 async fn answer(
@@ -97,6 +104,7 @@ async fn answer(
     query: Query,
     info: RequestInfo,
     served: Option<Arc<Served>>,
+    notes: &Arc<Notes>,
 ) -> Result<Answer, ApiError> {
     let user = authenticate(server, &mut request, &info).await?;
     let user = impersonate(server, user, &request.parts.headers)?;
@@ -107,11 +115,11 @@ async fn answer(
     let served = served.ok_or_else(no_such_path)?;
     let form = Form::of(&request.parts.headers);
     if kubelet_proxy::serves(&target) {
-        let call = call(server, served, user, target, info.verb, query, &mut request, form.unwrap_or_default());
+        let call = call(server, served, user, target, info.verb, query, &mut request, form.unwrap_or_default(), notes);
         return kubelet_proxy::answer(call, request).await;
     }
     let form = Form { rows: RowObject::parse(query.get("includeObject"))?, ..form? };
-    let call = call(server, served, user, target, info.verb, query, &mut request, form);
+    let call = call(server, served, user, target, info.verb, query, &mut request, form, notes);
     if call.verb == "watch" {
         return watch::answer(call).await;
     }
@@ -132,9 +140,10 @@ fn call(
     query: Query,
     request: &mut Request,
     form: Form,
+    notes: &Arc<Notes>,
 ) -> Call {
     let headers = std::mem::take(&mut request.parts.headers);
-    Call { server: server.clone(), served, user, target, verb, query, headers, form }
+    Call { server: server.clone(), served, user, target, verb, query, headers, form, notes: notes.clone() }
 }
 
 async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError> {
@@ -195,7 +204,8 @@ impl Call {
 
     /// What strategies and admission see of the call.
     pub fn context(&self, dry_run: bool) -> Context<'_> {
-        Context { user: &self.user, now: self.server.config.clock.now(), random: &self.server.config.random, dry_run }
+        let config = &self.server.config;
+        Context { user: &self.user, now: config.clock.now(), random: &config.random, dry_run, notes: &self.notes }
     }
 
     /// Refuses what the resource's row does not have.

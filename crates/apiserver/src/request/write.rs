@@ -38,7 +38,9 @@ pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let subresource = &*call.target.subresource;
     if let Some(posted) = call.served.posted.iter().find(|posted| posted.subresource == subresource) {
         let object = decode(BodyKind::of_object(&call.headers)?, &body)?;
-        let answer = (posted.answer)(&call.server, &context, &call.key(), object).await?;
+        let key = call.key();
+        validate(&call, &attempt(&call, &context, Operation::Create, &key, None), &object).await?;
+        let answer = (posted.answer)(&call.server, &context, &key, object).await?;
         return Ok(respond::encoded(CREATED, call.form, answer.to_string().into()));
     }
     if !subresource.is_empty() || !call.target.name.is_empty() {

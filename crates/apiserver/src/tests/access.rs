@@ -9,7 +9,7 @@ use super::{Cluster, read};
 use crate::authentication::UserInfo;
 
 impl Cluster {
-    async fn as_user(&self, user: &UserInfo, method: Method, uri: &str, body: Value) -> (StatusCode, Value) {
+    pub(crate) async fn as_user(&self, user: &UserInfo, method: Method, uri: &str, body: Value) -> (StatusCode, Value) {
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         let request =
             Request::builder().method(method).uri(uri).header("content-type", "application/json").body(body).unwrap();

@@ -1,6 +1,7 @@
 //! The API server from outside: requests through its in-process transport over a store in memory.
 
 mod access;
+mod admission;
 mod behaviour;
 mod eviction;
 mod forwarding;
