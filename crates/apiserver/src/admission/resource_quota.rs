@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::{Attempt, Descriptor, Operation, Plugin, forbidden};
 use crate::registry::tree::{child, set, text};
-use crate::request::write::encode_stored;
+use crate::request::metadata;
 use crate::watch_cache::{Caches, store_failed};
 
 /// The plugin's line in the list.
@@ -220,7 +220,7 @@ impl ResourceQuota {
             if after["status"]["used"] != before["status"]["used"] {
                 let key = Bytes::from(storage_key::of(resources::RESOURCE_QUOTAS, object.key()));
                 txn.preconditions.push(Precondition::ModifiedAt(key.clone(), Revision(object.revision())));
-                txn.writes.push(Write::Put(key, encode_stored(resources::RESOURCE_QUOTAS, after)));
+                txn.writes.push(Write::Put(key, encode(after)));
             }
         }
         if txn.writes.is_empty() {
@@ -336,6 +336,12 @@ fn more_than(amount: Quantity, before: Option<&Quantity>) -> Quantity {
         Some(before) => amount - *before,
         None => amount,
     }
+}
+
+/// The bytes to store; the store gives the resource version.
+fn encode(mut quota: Value) -> Bytes {
+    metadata::fields(&mut quota).shift_remove("resourceVersion");
+    api::object::encode(&quota).into()
 }
 
 fn set_used(quota: &mut Value, used: Option<Amounts>) {
