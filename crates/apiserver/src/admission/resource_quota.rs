@@ -369,7 +369,7 @@ mod tests {
         charge(&[quota], &asked)
     }
 
-    fn quota(spec: Value, hard: Value, used: Value) -> Value {
+    fn quota(spec: &Value, hard: &Value, used: &Value) -> Value {
         json!({"metadata": {"name": "q"}, "spec": spec, "status": {"hard": hard, "used": used}})
     }
 
@@ -403,7 +403,7 @@ mod tests {
             ),
             (json!({"scopes": ["BestEffort"]}), json!({"pods": "2", "requests.cpu": "0"}), pod("1"), Ok("nothing")),
         ] {
-            let charged = pods(quota(spec, hard.clone(), used), object, None).map(|mut used| match used.remove(0) {
+            let charged = pods(quota(&spec, &hard, &used), object, None).map(|mut used| match used.remove(0) {
                 Some(used) => {
                     used.iter().map(|(name, amount)| format!("{name}={amount}")).collect::<Vec<_>>().join(" ")
                 }
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn an_update_asks_only_for_what_it_adds() {
-        let full = quota(json!({}), json!({"requests.cpu": "2"}), json!({"requests.cpu": "2"}));
+        let full = quota(&json!({}), &json!({"requests.cpu": "2"}), &json!({"requests.cpu": "2"}));
         assert_eq!(pods(full.clone(), pod("1"), Some(pod("2"))).unwrap(), [None]);
         let refused = pods(full, pod("3"), Some(pod("2"))).unwrap_err();
         assert_eq!(

@@ -9,7 +9,7 @@ use crate::authentication::UserInfo;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
-fn pod(name: &str, container: Value) -> Value {
+fn pod(name: &str, container: &Value) -> Value {
     let mut pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     for (field, value) in container.as_object().into_iter().flatten() {
         pod["spec"]["containers"][0][field] = value.clone();
@@ -41,7 +41,7 @@ async fn a_quota_is_exact_however_many_write_at_once() {
     let hard = json!({"hard": {"pods": "5", "requests.cpu": "2"}});
     quota(&cluster, "q", hard, json!({"pods": "0", "requests.cpu": "0"})).await;
     let names: Vec<String> = (0..40).map(|at| format!("p{at}")).collect();
-    let pods: Vec<Value> = names.iter().map(|name| pod(name, requests("100m"))).collect();
+    let pods: Vec<Value> = names.iter().map(|name| pod(name, &requests("100m"))).collect();
     let answers = join_all(pods.iter().map(|pod| cluster.call(Method::POST, PODS, pod))).await;
     let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(status, _)| *status == StatusCode::CREATED);
     assert_eq!(made.len(), 5);
@@ -77,12 +77,12 @@ async fn a_limit_range_fills_in_and_holds_to() {
     let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [{"type": "Container",
         "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"}, "max": {"cpu": "1"}}]}});
     cluster.post("/api/v1/namespaces/default/limitranges", range).await;
-    let made = cluster.post(PODS, pod("a", json!({}))).await;
+    let made = cluster.post(PODS, pod("a", &json!({}))).await;
     let resources = &made["spec"]["containers"][0]["resources"];
     assert_eq!(*resources, json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "500m"}}));
     let note = "LimitRanger plugin set: cpu request for container c; cpu limit for container c";
     assert_eq!(made["metadata"]["annotations"]["kubernetes.io/limit-ranger"], note);
-    let greedy = pod("b", json!({"resources": {"limits": {"cpu": "2"}}}));
+    let greedy = pod("b", &json!({"resources": {"limits": {"cpu": "2"}}}));
     let (status, answer) = cluster.call(Method::POST, PODS, &greedy).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert_eq!(answer["message"], "pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
@@ -91,7 +91,7 @@ async fn a_limit_range_fills_in_and_holds_to() {
 #[tokio::test]
 async fn a_namespaces_label_refuses_pods_and_warns_of_what_makes_them() {
     let cluster = Cluster::start().await;
-    cluster.post(PODS, pod("old", json!({"securityContext": {"privileged": true}}))).await;
+    cluster.post(PODS, pod("old", &json!({"securityContext": {"privileged": true}}))).await;
     let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
     let answer = send(&cluster, Method::PATCH, "/api/v1/namespaces/default", &label).await;
     let warned: Vec<_> = answer.headers().get_all("warning").iter().map(|value| value.to_str().unwrap()).collect();
@@ -103,14 +103,14 @@ async fn a_namespaces_label_refuses_pods_and_warns_of_what_makes_them() {
         ]
     );
     let (status, answer) =
-        cluster.call(Method::POST, PODS, &pod("new", json!({"securityContext": {"privileged": true}}))).await;
+        cluster.call(Method::POST, PODS, &pod("new", &json!({"securityContext": {"privileged": true}}))).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert_eq!(
         answer["message"],
         "pods \"new\" is forbidden: violates PodSecurity \"baseline:latest\": privileged (container \"c\" must not set \
          securityContext.privileged=true)"
     );
-    cluster.post(PODS, pod("fine", json!({}))).await;
+    cluster.post(PODS, pod("fine", &json!({}))).await;
     let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "i"}]}});
     let deployment =
         json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
@@ -162,7 +162,7 @@ async fn storage_gets_its_class_and_its_protection() {
 #[tokio::test]
 async fn a_node_gets_tokens_only_for_pods_that_run_on_it() {
     let cluster = Cluster::start().await;
-    let mut bound = pod("p", json!({}));
+    let mut bound = pod("p", &json!({}));
     bound["spec"]["nodeName"] = "n1".into();
     let made = cluster.post(PODS, bound).await;
     let uid = made["metadata"]["uid"].as_str().unwrap();
