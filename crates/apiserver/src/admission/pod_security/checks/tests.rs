@@ -1,3 +1,5 @@
+//! Each control by its words, and what older versions do not know.
+
 use serde_json::json;
 
 use super::*;
