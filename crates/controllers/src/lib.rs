@@ -3,12 +3,14 @@
 //! All of them share one set of caches and write under their own identities. Names, behaviour, conditions, reasons and
 //! event messages are upstream's kube-controller-manager's.
 
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage_collector;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -19,6 +21,7 @@ pub mod root_ca_publisher;
 pub mod serviceaccount;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod ttlafterfinished;
 
 mod claims;
 mod conditions;
@@ -43,12 +46,14 @@ use ipnet::Ipv4Net;
 
 /// Every controller that reconciles one resource. Beside them runs the [`garbage_collector`], which looks at all of them.
 pub const CONTROLLERS: &[Descriptor] = &[
+    cronjob::CONTROLLER,
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
     disruption::CONTROLLER,
     disruption::stale_condition::CONTROLLER,
     endpoints::CONTROLLER,
     endpointslice::CONTROLLER,
+    job::CONTROLLER,
     namespace::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
@@ -59,6 +64,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     serviceaccount::CONTROLLER,
     statefulset::CONTROLLER,
     taint_eviction::CONTROLLER,
+    ttlafterfinished::CONTROLLER,
 ];
 
 /// A row of [`CONTROLLERS`].

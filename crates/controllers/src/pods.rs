@@ -43,6 +43,7 @@ pub(crate) struct Status<'a> {
     #[serde(borrow)]
     pub(crate) conditions: Option<Vec<Condition<'a>>>,
     pub(crate) container_statuses: Option<Vec<ContainerStatus>>,
+    pub(crate) init_container_statuses: Option<Vec<ContainerStatus>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,6 +96,12 @@ impl<'a> PodView<'a> {
     pub(crate) fn restarts(&self) -> i64 {
         let statuses = self.status.container_statuses.iter().flatten();
         statuses.map(|status| status.restart_count).max().unwrap_or(0)
+    }
+
+    /// How often its containers, also those that prepare it, were started again, all together.
+    pub(crate) fn all_restarts(&self) -> i64 {
+        let statuses = self.status.container_statuses.iter().chain(&self.status.init_container_statuses).flatten();
+        statuses.map(|status| status.restart_count).sum()
     }
 
     fn ready(&self) -> Option<&Condition<'a>> {

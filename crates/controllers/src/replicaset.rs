@@ -145,7 +145,7 @@ fn least_missed(active: &[&(&Object, PodView<'_>)], related: &[Object], now: Tim
 
 /// Upstream's order of deletion, field by field; what sorts first goes first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank<'a> {
+pub(crate) struct Rank<'a> {
     /// Unassigned pods before assigned.
     assigned: bool,
     /// Pending before unknown before running.
@@ -177,7 +177,7 @@ impl Magnitude {
 }
 
 impl<'a> Rank<'a> {
-    fn of(pod: &'a Object, view: &PodView<'_>, fellows: usize, now: Timestamp) -> Self {
+    pub(crate) fn of(pod: &'a Object, view: &PodView<'_>, fellows: usize, now: Timestamp) -> Self {
         let cost = view.metadata.annotations.as_ref().and_then(|annotations| annotations.get(DELETION_COST));
         Self {
             assigned: !view.spec.node_name.is_empty(),

@@ -4,6 +4,7 @@
 //! texts of errors are upstream's wherever a user or a client library meets them.
 
 pub mod apply;
+pub mod cron;
 pub mod duration;
 pub mod fields;
 pub mod labels;

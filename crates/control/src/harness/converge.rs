@@ -192,10 +192,16 @@ fn normalise(value: Value, names: &[(String, String)]) -> Value {
         Value::String(text) if text.parse::<jiff::Timestamp>().is_ok() => "TIME".into(),
         Value::String(text) => match names.iter().find(|(name, _)| *name == text) {
             Some((_, alias)) => alias.as_str().into(),
-            None => text.into(),
+            None => without_generated(text, names).into(),
         },
         other => other,
     }
+}
+
+/// A text, such as a message, with generated names in it told by their prefix.
+fn without_generated(text: String, names: &[(String, String)]) -> String {
+    let generated = names.iter().filter(|(_, alias)| alias.ends_with('*') && !alias.starts_with("uid of "));
+    generated.fold(text, |text, (name, alias)| if text.contains(name) { text.replace(name, alias) } else { text })
 }
 
 /// The lines that only one of two texts has.
