@@ -7,7 +7,7 @@ use crate::fixtures::{pod_template, settings};
 
 const HOUR: Step<'static> = Step::Wait(Duration::from_secs(3600));
 
-fn cron_job(spec: Value) -> Value {
+fn cron_job(spec: &Value) -> Value {
     let mut cron_job = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "report", "namespace": "n"},
         "spec": {"schedule": "@hourly", "concurrencyPolicy": "Allow", "suspend": false,
             "successfulJobsHistoryLimit": 1, "failedJobsHistoryLimit": 1,
@@ -58,7 +58,7 @@ async fn jobs_come_by_the_hour_and_old_ones_go() {
             assert_eq!(status(api)["lastSuccessfulTime"], "2030-01-01T02:00:00Z");
         }),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[cron_job(json!({}))], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[cron_job(&json!({}))], &steps).await;
     assert_eq!(status(&end)["lastScheduleTime"], "2030-01-01T02:00:00Z");
     let job = end.list(resources::JOBS).remove(0);
     assert_eq!(job["metadata"]["labels"], json!({"of": "report"}));
@@ -70,7 +70,7 @@ async fn jobs_come_by_the_hour_and_old_ones_go() {
 async fn forbid_waits_for_the_running_job() {
     let steps = [HOUR, HOUR, Step::Do(&|api| assert_eq!(names(api), ["report-31557660"])), Step::Do(&complete)];
     let spec = json!({"concurrencyPolicy": "Forbid", "successfulJobsHistoryLimit": 3});
-    let end = check_converges(&CONTROLLER, settings(), &[cron_job(spec)], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[cron_job(&spec)], &steps).await;
     assert_eq!(names(&end), ["report-31557660", "report-31557720"], "the missed one is made up for");
 }
 
@@ -78,7 +78,7 @@ async fn forbid_waits_for_the_running_job() {
 #[tokio::test(start_paused = true)]
 async fn replace_ends_the_running_job() {
     let spec = json!({"concurrencyPolicy": "Replace", "timeZone": "Asia/Tokyo"});
-    let end = check_converges(&CONTROLLER, settings(), &[cron_job(spec)], &[HOUR, HOUR]).await;
+    let end = check_converges(&CONTROLLER, settings(), &[cron_job(&spec)], &[HOUR, HOUR]).await;
     assert_eq!((names(&end), active(&end)), (vec!["report-31557720".to_owned()], 1));
     let job = end.list(resources::JOBS).remove(0);
     assert_eq!(job["metadata"]["annotations"][DUE_ANNOTATION], "2030-01-01T11:00:00+09:00");
@@ -101,6 +101,6 @@ async fn suspended_ones_make_none_and_forget_what_is_too_late() {
         Step::Wait(Duration::from_secs(1800)),
     ];
     let spec = json!({"suspend": true, "startingDeadlineSeconds": 600});
-    let end = check_converges(&CONTROLLER, settings(), &[cron_job(spec)], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[cron_job(&spec)], &steps).await;
     assert_eq!(names(&end), ["report-31557720"]);
 }

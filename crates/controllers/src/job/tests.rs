@@ -5,7 +5,7 @@ use control::harness::{Api, Step, check_converges};
 use super::*;
 use crate::fixtures::{pod_template, settings};
 
-fn job(spec: Value) -> Value {
+fn job(spec: &Value) -> Value {
     let mut template = pod_template("work", "i");
     template["spec"]["restartPolicy"] = "Never".into();
     let mut job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "work", "namespace": "n"},
@@ -66,7 +66,7 @@ async fn each_success_counts_once() {
         Step::UntilUnchanged(&|api| end_all(api, "Succeeded")),
     ];
     let end =
-        check_converges(&CONTROLLER, settings(), &[job(json!({"completions": 3, "parallelism": 2}))], &steps).await;
+        check_converges(&CONTROLLER, settings(), &[job(&json!({"completions": 3, "parallelism": 2}))], &steps).await;
     let status = status(&end);
     assert_eq!(
         (&status["succeeded"], &status["uncountedTerminatedPods"], &status["active"], &status["ready"]),
@@ -89,7 +89,7 @@ async fn failures_are_counted_and_waited_for() {
         Step::Do(&|api| assert!(end_all(api, "Failed"))),
         Step::Wait(Duration::from_secs(1)),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[job(json!({"backoffLimit": 1}))], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[job(&json!({"backoffLimit": 1}))], &steps).await;
     assert_eq!(status(&end)["failed"], 2);
     assert_eq!(condition(&end, "Failed").as_deref(), Some("BackoffLimitExceeded"));
     assert_eq!((tracked(&end), end.list(resources::PODS).len()), (0, 2));
@@ -119,7 +119,7 @@ async fn indexed_jobs_run_every_index() {
         }),
         Step::UntilUnchanged(&|api| end_all(api, "Succeeded")),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[job(spec)], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[job(&spec)], &steps).await;
     assert_eq!(status(&end)["completedIndexes"], "0-3");
     assert_eq!((condition(&end, "Complete").is_some(), tracked(&end)), (true, 0));
 }
@@ -147,7 +147,7 @@ async fn indexes_fail_by_themselves() {
         Step::Do(&fail),
         Step::Wait(Duration::from_secs(1)),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[job(spec)], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[job(&spec)], &steps).await;
     let status = status(&end);
     assert_eq!(
         (&status["completedIndexes"], &status["failedIndexes"], &status["succeeded"], &status["failed"]),
@@ -179,7 +179,7 @@ async fn a_failure_policy_ignores_or_ends() {
         Step::Do(&|api| assert_eq!((running(api), &status(api)["failed"]), (2, &Value::Null))),
         Step::Do(&fatal),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[job(spec)], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[job(&spec)], &steps).await;
     assert_eq!(condition(&end, "Failed").as_deref(), Some("PodFailurePolicy"));
     assert_eq!((running(&end), tracked(&end)), (0, 0));
 }
@@ -195,7 +195,7 @@ async fn a_success_policy_ends_the_rest() {
             pod["metadata"]["labels"][pods::INDEX_LABEL] == "1" && end(api, pod, "Succeeded")
         });
     };
-    let end = check_converges(&CONTROLLER, settings(), &[job(spec)], &[Step::Do(&one)]).await;
+    let end = check_converges(&CONTROLLER, settings(), &[job(&spec)], &[Step::Do(&one)]).await;
     assert_eq!(condition(&end, "Complete").as_deref(), Some("SuccessPolicy"));
     assert_eq!((running(&end), tracked(&end), &status(&end)["completedIndexes"]), (0, 0, &json!("1")));
 }
@@ -219,14 +219,14 @@ async fn suspended_jobs_have_no_pods_and_come_back() {
         Step::UntilUnchanged(&|api| end_all(api, "Succeeded")),
     ];
     let spec = json!({"suspend": true, "parallelism": 2, "completions": 2});
-    let end = check_converges(&CONTROLLER, settings(), &[job(spec)], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[job(&spec)], &steps).await;
     assert_eq!(condition(&end, "Complete").as_deref(), Some("CompletionsReached"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_ends_the_job() {
     let steps = [Step::Wait(Duration::from_secs(61))];
-    let end = check_converges(&CONTROLLER, settings(), &[job(json!({"activeDeadlineSeconds": 60}))], &steps).await;
+    let end = check_converges(&CONTROLLER, settings(), &[job(&json!({"activeDeadlineSeconds": 60}))], &steps).await;
     assert_eq!(condition(&end, "Failed").as_deref(), Some("DeadlineExceeded"));
     assert_eq!((end.list(resources::PODS).len(), &status(&end)["failed"]), (0, &json!(1)));
 }
@@ -252,5 +252,5 @@ async fn pods_are_adopted_released_and_let_go() {
         Step::Do(&|api| api.delete(resources::JOBS, "n", "work")),
         Step::Do(&|api| assert_eq!(tracked(api), 0)),
     ];
-    check_converges(&CONTROLLER, settings(), &[job(json!({})), orphan], &steps).await;
+    check_converges(&CONTROLLER, settings(), &[job(&json!({})), orphan], &steps).await;
 }
