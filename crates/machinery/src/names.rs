@@ -4,6 +4,8 @@
 
 const LABEL_REGEX: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_REGEX: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const UNDERSCORE_REGEX: &str = r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+const WILDCARD_REGEX: &str = r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 const DNS1035_REGEX: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const QUALIFIED_REGEX: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const LABEL_VALUE_REGEX: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
@@ -44,6 +46,51 @@ pub fn dns1123_subdomain(name: &str) -> Vec<String> {
         ));
     }
     errors
+}
+
+/// An RFC 1123 subdomain, or the beginning of one: a generated name's base may end in `-`.
+pub fn dns1123_subdomain_prefix(name: &str) -> Vec<String> {
+    dns1123_subdomain(&without_last_dash(name))
+}
+
+/// As [`dns1123_subdomain`], with `_` where it may stand in DNS: search paths have names of services.
+pub fn dns1123_subdomain_with_underscore(name: &str) -> Vec<String> {
+    let mut errors = too_long(name, SUBDOMAIN_LENGTH_MAX);
+    let label = |label: &str| is_dns1123_label(&label.strip_prefix('_').unwrap_or(label).replace('_', "-"));
+    // An underscore leads or stands inside: what is left has neither at its ends.
+    let edges = |label: &str| !label.strip_prefix('_').unwrap_or(label).starts_with('_') && !label.ends_with('_');
+    if !name.split('.').all(|part| label(part) && edges(part)) {
+        errors.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and \
+             must start and end with an alphanumeric character",
+            UNDERSCORE_REGEX,
+            &["example.com"],
+        ));
+    }
+    errors
+}
+
+/// A name for all hosts of a domain: `*.` and an RFC 1123 subdomain.
+pub fn wildcard_dns1123_subdomain(name: &str) -> Vec<String> {
+    let mut errors = too_long(name, SUBDOMAIN_LENGTH_MAX);
+    if !name.strip_prefix("*.").is_some_and(is_dns1123_subdomain) {
+        errors.push(regex_error(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist \
+             of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
+            WILDCARD_REGEX,
+            &["*.example.com"],
+        ));
+    }
+    errors
+}
+
+/// The name of an HTTP header.
+pub fn http_header(name: &str) -> Vec<String> {
+    if !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
+        return vec![];
+    }
+    let message = "a valid HTTP header must consist of alphanumeric characters or '-'";
+    vec![regex_error(message, "[-A-Za-z0-9]+", &["X-Header-Name"])]
 }
 
 /// A DNS 1035 label: names of services.
@@ -197,6 +244,16 @@ fn is_qualified_part(name: &str) -> bool {
         && bytes.iter().copied().all(is_qualified_byte)
 }
 
+/// What upstream checks instead of a generated name's base: its last dash stands for the suffix, and takes the character
+/// before it along.
+pub fn without_last_dash(base: &str) -> String {
+    let mut rest = base.chars();
+    if rest.next_back() == Some('-') && rest.next_back().is_some() {
+        return format!("{}a", rest.as_str());
+    }
+    base.to_owned()
+}
+
 fn too_long(name: &str, max: usize) -> Vec<String> {
     if name.len() > max { vec![format!("must be no more than {max} characters")] } else { vec![] }
 }
@@ -223,6 +280,10 @@ mod tests {
             (port_name, &["http", "h2-c", "1a"], &["", "1", "a--b", "-a", "HTTP", "abcdefghijklmnop"]),
             (config_map_key, &["a", "A.b_-"], &["", ".", "..", "..a", "a b"]),
             (env_var_name, &["A", "a.b c"], &["", "a=b", "\n"]),
+            (dns1123_subdomain_prefix, &["a-", "a", "A-"], &["Ab-", "-"]),
+            (dns1123_subdomain_with_underscore, &["_ldap._tcp.a", "a_b.c"], &["a_", "__a", "A"]),
+            (wildcard_dns1123_subdomain, &["*.a.b"], &["*", "a.b", "*.*.a"]),
+            (http_header, &["X-A1"], &["", "a b", "a_b"]),
             (path_segment, &["system:x"], &[".", "..", "a/b", "a%b"]),
         ];
         for (check, good, bad) in table {

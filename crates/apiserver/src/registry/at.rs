@@ -67,12 +67,7 @@ impl<'a> At<'a> {
         self.step(self.value.get(field).filter(|value| !value.is_null()).unwrap_or(&ZERO), Part::Field(field))
     }
 
-    /// The same value under the name of another field: some of upstream's paths are not the way to the value.
-    pub fn named<'b>(&'b self, field: &'b str) -> At<'b> {
-        self.step(self.value, Part::Field(field))
-    }
-
-    /// The value of another place, as if it stood here.
+    /// The value of another place, as if it stood here: some of upstream's paths are not the way to the value.
     pub fn with<'b>(&self, value: &'b Value) -> At<'b>
     where
         'a: 'b,

@@ -42,7 +42,8 @@ pub fn validate(errors: &mut Errors, at: &At<'_>) {
             errors.push(at.invalid_as(serde_json::json!({}), why));
         }
     } else if source.is_set() && reference.is_set() {
-        let same = ["apiGroup", "kind", "name"].iter().all(|field| source.at(field).value() == reference.at(field).value());
+        let same =
+            ["apiGroup", "kind", "name"].iter().all(|field| source.at(field).value() == reference.at(field).value());
         if !same {
             errors.push(at.invalid_as(serde_json::json!({}), "must match dataSourceRef"));
         }
@@ -75,4 +76,20 @@ fn data_source(errors: &mut Errors, at: &At<'_>) {
         errors.push(at.invalid_as(at.at("kind").text(), why));
     }
     check::optional_text(errors, &group, names::dns1123_subdomain);
+}
+
+/// Warns about a claim's spec: bytes are whole.
+pub fn warn(warnings: &mut Vec<String>, at: &At<'_>) {
+    let resources = at.at("resources");
+    for kind in ["requests", "limits"] {
+        warn_fraction(warnings, &resources.at(kind).key("storage"));
+    }
+}
+
+/// Warns about an amount of bytes that is not whole.
+pub fn warn_fraction(warnings: &mut Vec<String>, at: &At<'_>) {
+    if let Some(amount) = at.quantity().filter(|amount| amount.milli_value() % 1000 != 0) {
+        let why = format!("fractional byte value {:?} is invalid, must be an integer", amount.to_string());
+        warnings.push(format!("{}: {why}", at.path()));
+    }
 }

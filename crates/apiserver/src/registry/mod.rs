@@ -4,16 +4,24 @@
 //! The generic operations are in [`crate::request`]; a resource without a strategy gets [`Strategy`]'s default bodies.
 
 pub mod apps;
+pub mod at;
 pub mod autoscaling;
 pub mod batch;
+pub mod check;
+pub mod claim_spec;
 pub mod conditions;
 pub mod coordination;
 pub mod core;
+pub mod diff;
 pub mod discovery;
+pub mod ip;
 pub mod networking;
+pub mod node_labels;
+pub mod node_selector;
 pub mod pod_spec;
 pub mod policy;
 pub mod rbac;
+pub mod resource_names;
 pub mod scheduling;
 pub mod tree;
 

@@ -125,6 +125,74 @@ async fn every_strategy_bears_any_tree_and_defaults_idempotently() {
     }
 }
 
+/// Compares a strategy's complaints with upstream's: each line of `rows` holds an object as a patch of `least`, what it is
+/// an update of, if it is one, and what upstream said of it. Upstream walks maps in any order, so order is left out.
+pub(crate) async fn judge(descriptor: &Descriptor, least: Value, rows: &str) {
+    let fixture = Fixture::new().await;
+    let strategy = (descriptor.strategy)(&fixture.parts);
+    let user = UserInfo::new("eve", &[]);
+    let context = context(&fixture.parts, &user);
+    let mut wrong = Vec::new();
+    for line in rows.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let read = |patch: &Value| {
+            let mut object = least.clone();
+            machinery::patch::merge(&mut object, patch);
+            let of = api::schema::type_of(descriptor.resource).unwrap();
+            let mut object = api::schema::check(&object, of, api::schema::Strictness::Ignore).unwrap().value;
+            crate::request::body::drop_nulls(&mut object);
+            strategy.default(&mut object);
+            object
+        };
+        let said = complaints(descriptor.resource, &*strategy, &context, &row, read);
+        let mut expected: Vec<String> = serde_json::from_value(row["errors"].clone()).unwrap();
+        expected.sort();
+        if said != expected {
+            wrong.push(format!("{}\n  we say {said:#?}\n  upstream {expected:#?}", row["object"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn complaints(
+    resource: &Resource,
+    strategy: &dyn Strategy,
+    context: &Context<'_>,
+    row: &Value,
+    read: impl Fn(&Value) -> Value,
+) -> Vec<String> {
+    use crate::request::metadata;
+    let mut object = read(&row["object"]);
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let key = Key::new(text("namespace"), text("name"));
+    let errors = if row["old"].is_null() {
+        strategy.prepare_for_create(context, &mut object);
+        let mut errors = metadata::validate(resource, strategy, &object, &key);
+        errors.extend(strategy.validate(context, &object));
+        errors
+    } else {
+        let old = read(&row["old"]);
+        let subresource = row["subresource"].as_str().unwrap_or_default();
+        match subresource {
+            "" => strategy.prepare_for_update(context, &mut object, &old),
+            name => strategy.prepare_for_subresource_update(context, name, &mut object, &old),
+        }
+        metadata::keep_for_update(&mut object, &old);
+        let mut errors = metadata::validate_update(resource, strategy, &object, &old, &key);
+        errors.extend(match subresource {
+            "" => strategy.validate_update(context, &object, &old),
+            name => strategy.validate_subresource_update(context, name, &object, &old),
+        });
+        errors
+    };
+    // What changed is shown with the API's names and not with those of upstream's internal types.
+    let first_line = |error: &FieldError| error.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut said: Vec<String> = errors.iter().map(first_line).collect();
+    said.sort();
+    said.dedup();
+    said
+}
+
 #[tokio::test]
 async fn addresses_and_node_ports_are_given_once_and_given_back() {
     let fixture = Fixture::new().await;

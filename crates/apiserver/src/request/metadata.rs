@@ -8,8 +8,11 @@ use machinery::names;
 use serde_json::{Map, Value, json};
 
 use crate::invalid::FieldError;
-use crate::registry::{Context, Strategy};
+use crate::registry::at::{At, Errors};
+use crate::registry::{Context, Strategy, check};
 
+/// The finalizers that need no domain in their names.
+const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
 /// A generated name's base is cut so that base and suffix fit a DNS label.
 const GENERATED_BASE_MAX: usize = 58;
 const SUFFIX_LENGTH: usize = 5;
@@ -88,9 +91,12 @@ pub fn bump_generation(new: &mut Value, old: &Value) {
 pub fn validate(resource: &Resource, strategy: &dyn Strategy, object: &Value, key: &Key) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = text(object, "name");
-    if !text(object, "generateName").is_empty() && name.is_empty() {
-        // The name comes later.
-    } else if name.is_empty() {
+    let base = text(object, "generateName");
+    if !base.is_empty() {
+        let complaints = strategy.name_errors(&names::without_last_dash(base));
+        errors.extend(complaints.iter().map(|why| FieldError::invalid("metadata.generateName", &json!(base), why)));
+    }
+    if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
         let invalid = |why: String| FieldError::invalid("metadata.name", &json!(name), &why);
@@ -102,9 +108,15 @@ pub fn validate(resource: &Resource, strategy: &dyn Strategy, object: &Value, ke
     } else if !text(object, "namespace").is_empty() {
         errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
     }
-    validate_maps(object, &mut errors);
-    validate_owners(object, &mut errors);
-    validate_finalizers(object, &mut errors);
+    let root = At::new(object, "metadata");
+    let at = root.with(&object["metadata"]);
+    check::labels(&mut errors, &at.at("labels"));
+    validate_annotations(&mut errors, &at.at("annotations"));
+    validate_owners(&mut errors, &at.at("ownerReferences"));
+    validate_finalizers(&mut errors, &at.at("finalizers"));
+    if api::resources::find(&resource.group, &resource.version, &resource.plural).is_some() {
+        validate_old_finalizers(&mut errors, &at.at("finalizers"));
+    }
     errors
 }
 
@@ -138,59 +150,66 @@ pub fn validate_update(
     errors
 }
 
-fn validate_maps(object: &Value, errors: &mut Vec<FieldError>) {
-    for (key, value) in entries(object, "labels") {
-        let invalid_key = |why: String| FieldError::invalid("metadata.labels", &json!(key), &why);
-        errors.extend(names::qualified_name(key).into_iter().map(invalid_key));
-        let text = value.as_str().unwrap_or_default();
-        errors.extend(
-            names::label_value(text).into_iter().map(|why| FieldError::invalid("metadata.labels", value, &why)),
-        );
-    }
+/// All that is wrong with annotations: upstream names the map, not the entry.
+pub fn validate_annotations(errors: &mut Errors, at: &At<'_>) {
     let mut total = 0;
-    for (key, value) in entries(object, "annotations") {
-        let invalid = |why: String| FieldError::invalid("metadata.annotations", &json!(key), &why);
-        errors.extend(names::qualified_name(&key.to_lowercase()).into_iter().map(invalid));
-        total += key.len() + value.as_str().map_or(0, str::len);
+    for (key, value) in at.entries() {
+        errors.extend(names::qualified_name(&key.to_lowercase()).iter().map(|why| at.invalid_as(key, why)));
+        total += key.len() + value.text().len();
     }
     if total > ANNOTATIONS_BYTES_MAX {
-        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX));
+        errors.push(at.too_long(ANNOTATIONS_BYTES_MAX));
     }
 }
 
-fn validate_owners(object: &Value, errors: &mut Vec<FieldError>) {
-    let mut controllers = 0;
-    for (at, owner) in list(object, "ownerReferences").into_iter().enumerate() {
-        let path = |field: &str| format!("metadata.ownerReferences[{at}].{field}");
-        for (field, why) in [
-            ("apiVersion", "version must not be empty"),
-            ("kind", "must not be empty"),
-            ("name", "must not be empty"),
-            ("uid", "must not be empty"),
-        ] {
-            if owner[field].as_str().unwrap_or_default().is_empty() {
-                errors.push(FieldError::required(path(field), why));
+/// Owners, of which one may be the controller. Upstream's paths leave out the index.
+fn validate_owners(errors: &mut Errors, at: &At<'_>) {
+    let mut controller = None;
+    for owner in at.items() {
+        let version = owner.at("apiVersion").text();
+        let fields = [("apiVersion", "version must not be empty"), ("kind", "must not be empty")];
+        for (field, why) in fields.into_iter().chain([("name", "must not be empty"), ("uid", "must not be empty")]) {
+            let given = owner.at(field).text();
+            if given.is_empty() || (field == "apiVersion" && version.ends_with('/')) {
+                errors.push(at.at(field).invalid_as(given, why));
             }
         }
-        controllers += usize::from(owner["controller"] == true);
-    }
-    if controllers > 1 {
-        let why =
-            format!("Only one reference can have Controller set to true. Found \"true\" in {controllers} references");
-        errors.push(FieldError::invalid("metadata.ownerReferences", &object["metadata"]["ownerReferences"], &why));
+        if version == "v1" && owner.at("kind").text() == "Event" {
+            errors.push(at.invalid_as(owner.value().clone(), "/v1, Kind=Event is disallowed from being an owner"));
+        }
+        if !owner.at("controller").is_true() {
+            continue;
+        }
+        let name = format!("{}/{}", owner.at("kind").text(), owner.at("name").text());
+        if let Some(first) = &controller {
+            let why = format!(
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
+            );
+            errors.push(at.invalid(&why));
+        } else {
+            controller = Some(name);
+        }
     }
 }
 
-fn validate_finalizers(object: &Value, errors: &mut Vec<FieldError>) {
-    let finalizers = list(object, "finalizers");
-    for (at, finalizer) in finalizers.iter().enumerate() {
-        let invalid = |why: String| FieldError::invalid(format!("metadata.finalizers[{at}]"), finalizer, &why);
-        errors.extend(names::qualified_name(finalizer.as_str().unwrap_or_default()).into_iter().map(invalid));
+fn validate_finalizers(errors: &mut Errors, at: &At<'_>) {
+    for finalizer in at.items() {
+        let name = finalizer.text();
+        errors.extend(names::qualified_name(name).iter().map(|why| at.invalid_as(name, why)));
     }
-    let has = |name: &str| finalizers.iter().any(|finalizer| *finalizer == name);
+    let has = |name: &str| at.items().any(|finalizer| finalizer.text() == name);
     if has("orphan") && has("foregroundDeletion") {
-        let why = "finalizer orphan and foregroundDeletion cannot be both set";
-        errors.push(FieldError::invalid("metadata.finalizers", &object["metadata"]["finalizers"], why));
+        errors.push(at.invalid("finalizer orphan and foregroundDeletion cannot be both set"));
+    }
+}
+
+/// The kinds of the core group, and those that upstream checks with their code, want more of finalizers.
+fn validate_old_finalizers(errors: &mut Errors, at: &At<'_>) {
+    for finalizer in at.items() {
+        let known = finalizer.text().contains('/') || STANDARD_FINALIZERS.contains(&finalizer.text());
+        if !known {
+            errors.push(finalizer.invalid("name is neither a standard finalizer name nor is it fully qualified"));
+        }
     }
 }
 
@@ -218,8 +237,4 @@ pub fn time(at: Timestamp) -> String {
 
 fn list<'a>(object: &'a Value, field: &str) -> Vec<&'a Value> {
     object["metadata"][field].as_array().into_iter().flatten().collect()
-}
-
-fn entries<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
-    object["metadata"][field].as_object().into_iter().flatten()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::invalid::FieldError;
-use crate::registry::tree::{child, immutable, keep, list, list_mut, present, set, set_default, text};
+use crate::registry::tree::{child, keep, list, present, remove, set, set_default, text};
 use crate::registry::{Context, Descriptor, Strategy, keep_all_but_status, keep_status, pod_spec};
 
 /// The strategy's line in the list.
@@ -13,16 +13,11 @@ pub const DESCRIPTOR: Descriptor = Descriptor { resource: api::resources::PODS, 
 
 struct PodStrategy;
 
-const FIXED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
-    `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
-    tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-
 impl Strategy for PodStrategy {
     fn default(&self, pod: &mut Value) {
         let Some(spec) = child(pod, "spec") else { return };
         pod_spec::default(spec);
-        pod_spec::default_requests(spec);
-        set_default(spec, "enableServiceLinks", true);
+        pod_spec::default_pod(spec);
     }
 
     fn prepare_for_create(&self, _: &Context<'_>, pod: &mut Value) {
@@ -33,70 +28,55 @@ impl Strategy for PodStrategy {
                 json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": message}]);
         }
         set(pod, "status", status);
+        if let Some(spec) = present(pod, "spec") {
+            pod_spec::drop_disabled(spec, None);
+        }
+        pod_spec::select_own_labels(pod);
+        pod_spec::take_app_armor_annotations(pod);
     }
 
     fn validate(&self, _: &Context<'_>, pod: &Value) -> Vec<FieldError> {
-        let mut errors = pod_spec::validate(&pod["spec"], "spec");
-        if !list(&pod["spec"]["ephemeralContainers"]).is_empty() {
-            errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
-        }
-        if !list(&pod["spec"]["schedulingGates"]).is_empty() && !text(&pod["spec"]["nodeName"]).is_empty() {
-            let why = "cannot be set until all schedulingGates have been cleared";
-            errors.push(FieldError::forbidden("spec.nodeName", why));
-        }
-        errors
+        pod_spec::validate_new_pod(pod)
     }
 
     fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
         keep_status(new, old);
-        // These have subresources of their own.
         if let Some(spec) = present(new, "spec") {
-            keep(spec, &old["spec"], "ephemeralContainers");
+            pod_spec::drop_disabled(spec, Some(&old["spec"]));
         }
     }
 
     fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if unchangeable(new) != unchangeable(old) {
-            errors.push(FieldError::forbidden("spec", FIXED));
-        }
-        let (tolerated, before) = (list(&new["spec"]["tolerations"]), list(&old["spec"]["tolerations"]));
-        if before.iter().any(|toleration| !tolerated.contains(toleration)) {
-            let why = "existing toleration can not be modified except its tolerationSeconds";
-            let only_seconds = before.iter().all(|old| tolerated.iter().any(|new| same_but_seconds(new, old)));
-            if !only_seconds {
-                errors.push(FieldError::forbidden("spec.tolerations", why));
-            }
-        }
-        let (gates, before) = (list(&new["spec"]["schedulingGates"]), list(&old["spec"]["schedulingGates"]));
-        if gates.iter().any(|gate| !before.contains(gate)) {
-            let why = "only deletion is allowed, but found new scheduling gate";
-            errors.push(FieldError::forbidden("spec.schedulingGates", why));
-        }
-        if errors.is_empty() {
-            errors.extend(pod_spec::validate(&new["spec"], "spec"));
-        }
-        errors
+        pod_spec::update::validate(new, old)
     }
 
     fn prepare_for_subresource_update(&self, _: &Context<'_>, subresource: &str, new: &mut Value, old: &Value) {
-        if subresource == "status" {
-            let quality = old["status"]["qosClass"].clone();
-            keep_all_but_status(new, old);
-            if let Some(status) = present(new, "status") {
-                set_default(status, "qosClass", quality);
+        match subresource {
+            "status" => {
+                let labels = new["metadata"].get("labels").cloned();
+                keep_all_but_status(new, old);
+                // Unlike in other kinds, labels may change with the status.
+                if let Some(metadata) = present(new, "metadata") {
+                    match labels {
+                        Some(labels) => set(metadata, "labels", labels),
+                        None => remove(metadata, "labels"),
+                    }
+                }
+                if let Some(status) = present(new, "status") {
+                    set_default(status, "qosClass", old["status"]["qosClass"].clone());
+                    pod_spec::status::keep_observed_generation(status, &old["status"]);
+                }
             }
-            return;
-        }
-        let mut kept = old.clone();
-        if let Some(spec) = present(&mut kept, "spec") {
-            match subresource {
-                "ephemeralcontainers" => keep(spec, &new["spec"], "ephemeralContainers"),
-                "resize" => take_resources(spec, &new["spec"]),
-                _ => {}
+            "ephemeralcontainers" => {
+                let mut kept = old.clone();
+                if let Some(spec) = present(&mut kept, "spec") {
+                    keep(spec, &new["spec"], "ephemeralContainers");
+                    pod_spec::drop_disabled(spec, Some(&old["spec"]));
+                }
+                *new = with_metadata_of(kept, new);
             }
+            _ => *new = with_metadata_of(pod_spec::update::resized(new, old), new),
         }
-        *new = kept;
     }
 
     fn validate_subresource_update(
@@ -106,30 +86,11 @@ impl Strategy for PodStrategy {
         new: &Value,
         old: &Value,
     ) -> Vec<FieldError> {
-        let mut errors = Vec::new();
         match subresource {
-            "status" => {}
-            "ephemeralcontainers" => {
-                let after = list(&new["spec"]["ephemeralContainers"]);
-                for container in list(&old["spec"]["ephemeralContainers"]) {
-                    if !after.contains(container) {
-                        let why = format!(
-                            "existing ephemeral containers {:?} may not be changed or removed",
-                            text(&container["name"])
-                        );
-                        errors.push(FieldError::forbidden("spec.ephemeralContainers", &why));
-                    }
-                }
-                errors.extend(pod_spec::validate(&new["spec"], "spec"));
-            }
-            _ => {
-                errors.extend(pod_spec::validate(&new["spec"], "spec"));
-                let (after, before) =
-                    (pod_spec::quality_of_service(&new["spec"]), pod_spec::quality_of_service(&old["spec"]));
-                immutable(&mut errors, &after.into(), &before.into(), "metadata.qosClass");
-            }
+            "status" => pod_spec::status::validate(new, old),
+            "ephemeralcontainers" => pod_spec::update::validate_ephemeral(new, old),
+            _ => pod_spec::update::validate_resize(new, old),
         }
-        errors
     }
 
     fn has_generation(&self) -> bool {
@@ -148,47 +109,32 @@ impl Strategy for PodStrategy {
             seconds => seconds,
         }
     }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        // People change pods through what makes them; what kubelets and schedulers write is not worth the time.
+        if old.is_some() {
+            return Vec::new();
+        }
+        let complaints = machinery::names::dns1123_label(text(&new["metadata"]["name"]));
+        let mut warnings = Vec::new();
+        if !complaints.is_empty() {
+            warnings.push(format!(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+                 recommended: [{}]",
+                complaints.join(" ")
+            ));
+        }
+        warnings.extend(pod_spec::pod_warnings(new));
+        warnings
+    }
 }
 
-/// The spec without what an update may change.
-fn unchangeable(pod: &Value) -> Value {
-    let mut spec = pod["spec"].clone();
-    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "ephemeralContainers"] {
-        crate::registry::tree::remove(&mut spec, field);
-    }
-    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
-        set(&mut spec, "terminationGracePeriodSeconds", 1);
-    }
-    // A gated pod has not been looked at by the scheduler: its node selection may still be narrowed.
-    if !list(&pod["spec"]["schedulingGates"]).is_empty() {
-        crate::registry::tree::remove(&mut spec, "nodeSelector");
-        crate::registry::tree::remove(&mut spec, "affinity");
-    }
-    for kind in ["containers", "initContainers"] {
-        for container in list_mut(&mut spec, kind) {
-            crate::registry::tree::remove(container, "image");
+/// A pod with what the server goes by in the metadata of a write; the rest a subresource does not change.
+fn with_metadata_of(mut pod: Value, new: &Value) -> Value {
+    if let Some(metadata) = present(&mut pod, "metadata") {
+        for field in ["managedFields", "resourceVersion"] {
+            keep(metadata, &new["metadata"], field);
         }
     }
-    spec
-}
-
-fn same_but_seconds(a: &Value, b: &Value) -> bool {
-    let without = |toleration: &Value| {
-        let mut toleration = toleration.clone();
-        crate::registry::tree::remove(&mut toleration, "tolerationSeconds");
-        toleration
-    };
-    without(a) == without(b)
-}
-
-fn take_resources(spec: &mut Value, from: &Value) {
-    for kind in ["containers", "initContainers"] {
-        for container in list_mut(spec, kind) {
-            let wanted = list(&from[kind]).iter().find(|wanted| wanted["name"] == container["name"]);
-            if let Some(wanted) = wanted {
-                keep(container, wanted, "resources");
-                keep(container, wanted, "resizePolicy");
-            }
-        }
-    }
+    pod
 }

@@ -11,9 +11,17 @@ use crate::registry::check;
 const RESTART_RULES_MAX: usize = 20;
 const EXIT_CODES_MAX: usize = 255;
 /// What an ephemeral container has in common with others; the rest needs a pod that was started with it.
-const NOT_FOR_EPHEMERAL: &[&str] =
-    &["ports", "resources", "resizePolicy", "restartPolicy", "restartPolicyRules", "livenessProbe", "readinessProbe",
-        "startupProbe", "lifecycle"];
+const NOT_FOR_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+];
 
 /// Checks `containers`.
 pub(super) fn regular(errors: &mut Errors, at: &At<'_>, scope: &Scope<'_>) {
@@ -71,8 +79,10 @@ pub(super) fn init(errors: &mut Errors, at: &At<'_>, regular: &At<'_>, scope: &S
 /// Checks `ephemeralContainers`, whose names must differ from all others.
 pub(super) fn ephemeral(errors: &mut Errors, at: &At<'_>, others: &[At<'_>], scope: &Scope<'_>) {
     const WHY: &str = "cannot be set for an Ephemeral Container";
-    let names: BTreeSet<String> =
-        others.iter().flat_map(|list| list.items().map(|one| one.at("name").text().to_owned()).collect::<Vec<_>>()).collect();
+    let names: BTreeSet<String> = others
+        .iter()
+        .flat_map(|list| list.items().map(|one| one.at("name").text().to_owned()).collect::<Vec<_>>())
+        .collect();
     let mut seen = names.clone();
     for container in at.items() {
         common(errors, &container, scope);

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::resources::{aggregate, round_up};
 use super::{CONTAINER_LISTS, annotations};
-use crate::registry::tree::{child, entries, is_set, list, list_mut, present, quantity, remove, set, set_default, text};
+use crate::registry::tree::{
+    child, entries, is_set, list, list_mut, present, quantity, remove, set, set_default, text,
+};
 
 /// The mode of files in volumes that the cluster fills: 0644.
 const FILE_MODE: i64 = 420;
@@ -59,6 +61,10 @@ pub fn default_pod(spec: &mut Value) {
         }
     }
     default_pod_level(spec);
+    // Upstream reads a negative period as one second.
+    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        set(spec, "terminationGracePeriodSeconds", 1);
+    }
     if !is_set(spec, "enableServiceLinks") {
         set(spec, "enableServiceLinks", true);
     }
@@ -190,7 +196,7 @@ pub(super) fn pull_policy(image: &str) -> &'static str {
     }
     let well_formed = parts.all(|part| {
         let edge = |c: Option<&u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        edge(part.as_bytes().first()) && edge(part.as_bytes().last()) && part.bytes().all(name)
+        edge(part.as_bytes().first()) && edge(part.as_bytes().last()) && part.bytes().all(name) && !part.contains("..")
     });
     if well_formed && matches!(tag, None | Some("latest")) { "Always" } else { "IfNotPresent" }
 }
@@ -251,7 +257,8 @@ fn default_volume(volume: &mut Value) {
             }
         }
     }
-    let claim = present(volume, "ephemeral").and_then(|source| present(source, "volumeClaimTemplate"));
+    let mut claim = present(volume, "ephemeral").and_then(|source| present(source, "volumeClaimTemplate"));
+    claim.as_mut().and_then(|template| child(template, "metadata"));
     if let Some(spec) = claim.and_then(|template| present(template, "spec")) {
         set_default(spec, "volumeMode", "Filesystem");
         if let Some(resources) = child(spec, "resources") {
@@ -277,6 +284,11 @@ pub(crate) fn default_sources_of_storage(volume: &mut Value) {
         && !is_set(disk, "readOnly")
     {
         set(disk, "readOnly", false);
+    }
+    if let Some(target) = present(volume, "iscsi")
+        && !is_set(target, "lun")
+    {
+        set(target, "lun", 0);
     }
     if let Some(path) = present(volume, "hostPath")
         && !is_set(path, "type")
@@ -369,33 +381,27 @@ fn add_own_labels(term: &mut Value, labels: &Value) {
     }
 }
 
-/// Sets the profiles that old annotations name. Gives the annotations to warn about.
-pub(crate) fn take_app_armor_annotations(pod: &mut Value) -> Vec<String> {
-    let mut outdated = Vec::new();
-    if pod["spec"]["os"]["name"] == "windows" {
-        return outdated;
-    }
+/// Sets the profiles that annotations of before 1.30 name, for kubelets that look at fields only.
+pub(crate) fn take_app_armor_annotations(pod: &mut Value) {
     let annotations = pod["metadata"]["annotations"].clone();
+    if pod["spec"]["os"]["name"] == "windows" || annotations.is_null() {
+        return;
+    }
     let own = pod["spec"]["securityContext"]["appArmorProfile"].clone();
-    let Some(spec) = present(pod, "spec") else { return outdated };
+    let Some(spec) = present(pod, "spec") else { return };
     for kind in CONTAINER_LISTS {
         for container in list_mut(spec, kind) {
             let key = format!("{}{}", annotations::APP_ARMOR, text(&container["name"]));
             if !is_set(&annotations, &key) || is_set(&container["securityContext"], "appArmorProfile") {
                 continue;
             }
-            let profile = profile_of(text(&annotations[&key]));
-            if profile.as_ref().is_none_or(|profile| *profile != own) {
-                outdated.push(key);
-            }
-            if let Some(profile) = profile.filter(|profile| *profile != own)
+            if let Some(profile) = profile_of(text(&annotations[&key])).filter(|profile| *profile != own)
                 && let Some(context) = child(container, "securityContext")
             {
                 set(context, "appArmorProfile", profile);
             }
         }
     }
-    outdated
 }
 
 pub(super) fn profile_of(annotation: &str) -> Option<Value> {

@@ -17,7 +17,7 @@ pub(super) fn mounts(errors: &mut Errors, container: &At<'_>, volumes: &Volumes<
             errors.push(name.not_found());
         }
         check::required(errors, &path);
-        if !paths.insert(path.text()) {
+        if !paths.insert(path.text().to_owned()) {
             errors.push(path.invalid("must be unique"));
         }
         if devices.items().any(|device| device.at("name").text() == name.text()) {
@@ -99,7 +99,7 @@ pub(super) fn devices(errors: &mut Errors, container: &At<'_>, volumes: &Volumes
         if path.text().split('/').any(|part| part == "..") {
             errors.push(path.invalid("can not contain backsteps ('..')"));
         } else {
-            paths.insert(path.text());
+            paths.insert(path.text().to_owned());
         }
         if mounts.items().any(|mount| mount.at("name").text() == name.text()) {
             errors.push(name.invalid("must not already exist in volumeMounts"));
@@ -108,7 +108,7 @@ pub(super) fn devices(errors: &mut Errors, container: &At<'_>, volumes: &Volumes
             errors.push(path.invalid("must not already exist as a path in volumeMounts"));
         }
         if name.has_text() {
-            names.insert(name.text());
+            names.insert(name.text().to_owned());
         }
     }
 }

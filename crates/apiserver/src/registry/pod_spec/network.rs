@@ -33,7 +33,8 @@ pub(super) fn dns(errors: &mut Errors, spec: &At<'_>) {
     }
     let length = searches.items().map(|path| path.text().len() + 1).sum::<usize>().saturating_sub(1);
     if length > SEARCHES_LENGTH_MAX {
-        let why = format!("must not have more than {SEARCHES_LENGTH_MAX} characters (including spaces) in the search list");
+        let why =
+            format!("must not have more than {SEARCHES_LENGTH_MAX} characters (including spaces) in the search list");
         errors.push(searches.invalid(&why));
     }
     for path in searches.items().filter(|path| path.text() != ".") {

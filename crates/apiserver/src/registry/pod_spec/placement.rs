@@ -65,7 +65,7 @@ fn label_keys(errors: &mut Errors, at: &At<'_>) {
         }
     }
     let labels = selector.at("matchLabels");
-    let mut selected: BTreeSet<&str> = labels.value().as_object().into_iter().flatten().map(|(key, _)| &**key).collect();
+    let mut selected: BTreeSet<String> = labels.entries().map(|(key, _)| key.to_owned()).collect();
     let expressions = selector.at("matchExpressions");
     for expression in expressions.items() {
         let key = expression.at("key").text();
@@ -75,9 +75,9 @@ fn label_keys(errors: &mut Errors, at: &At<'_>) {
             let index = same.items().collect::<Vec<_>>().iter().rposition(|one| one.text() == key).unwrap_or(0);
             errors.push(at.index(index).invalid_as(key, IN_BOTH));
         }
-        selected.insert(key);
+        selected.insert(key.to_owned());
     }
-    let excluded: BTreeSet<&str> = other.items().map(|key| key.text()).collect();
+    let excluded: BTreeSet<String> = other.items().map(|key| key.text().to_owned()).collect();
     for key in same.items().filter(|key| excluded.contains(key.text())) {
         errors.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
     }

@@ -1,15 +1,15 @@
 //! What containers and pods ask for: names, amounts, huge pages, claims, and how the pod's own resources and those of its
 //! containers go together (KEP 2837).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use machinery::quantity::Format;
+use machinery::pod_resources::{self, Amounts};
 use machinery::{Quantity, names};
 use serde_json::Value;
 
 use crate::registry::at::{At, Errors};
-use crate::registry::check;
 use crate::registry::resource_names::{self, is_huge_page, is_native};
+use crate::registry::{check, tree};
 
 const NEGATIVE: &str = "must be greater than or equal to 0";
 
@@ -80,44 +80,25 @@ fn consistent(errors: &mut Errors, spec: &At<'_>, at: &At<'_>) {
 
 /// What all containers of a spec need at the same time: the larger of the containers' sum with all sidecars, and of any one
 /// init container with the sidecars that were started before it.
-pub(super) fn aggregate(spec: &Value, kind: &str) -> BTreeMap<String, Quantity> {
-    let amounts = |container: &Value| -> BTreeMap<String, Quantity> {
-        let entries = container["resources"][kind].as_object().into_iter().flatten();
-        entries.filter_map(|(name, amount)| Some((name.clone(), crate::registry::tree::quantity(amount)?))).collect()
-    };
-    let mut all = BTreeMap::new();
-    for container in crate::registry::tree::list(&spec["containers"]) {
-        add(&mut all, &amounts(container));
+pub(super) fn aggregate(spec: &Value, kind: &str) -> Amounts {
+    let amounts = |container: &Value| pod_resources::amounts(&container["resources"][kind]);
+    let (mut all, mut sidecars, mut most) = (Amounts::new(), Amounts::new(), Amounts::new());
+    for container in tree::list(&spec["containers"]) {
+        pod_resources::add(&mut all, &amounts(container));
     }
-    let (mut sidecars, mut most) = (BTreeMap::new(), BTreeMap::new());
-    for container in crate::registry::tree::list(&spec["initContainers"]) {
+    for container in tree::list(&spec["initContainers"]) {
         let mut needs = amounts(container);
         if container["restartPolicy"] == "Always" {
-            add(&mut all, &needs);
-            add(&mut sidecars, &needs);
-            needs = sidecars.clone();
+            pod_resources::add(&mut all, &needs);
+            pod_resources::add(&mut sidecars, &needs);
+            needs.clone_from(&sidecars);
         } else {
-            add(&mut needs, &sidecars);
+            pod_resources::add(&mut needs, &sidecars);
         }
-        raise(&mut most, &needs);
+        pod_resources::raise(&mut most, &needs);
     }
-    raise(&mut all, &most);
+    pod_resources::raise(&mut all, &most);
     all
-}
-
-fn add(sums: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>) {
-    for (name, amount) in more {
-        let sum = sums.get(name).map_or(*amount, |sum| *sum + *amount);
-        sums.insert(name.clone(), sum);
-    }
-}
-
-fn raise(most: &mut BTreeMap<String, Quantity>, other: &BTreeMap<String, Quantity>) {
-    for (name, amount) in other {
-        if most.get(name).is_none_or(|most| most < amount) {
-            most.insert(name.clone(), *amount);
-        }
-    }
 }
 
 fn requirements(errors: &mut Errors, at: &At<'_>, name_check: NameCheck, claims: &Claims<'_>) {
@@ -225,12 +206,10 @@ fn claim_names(errors: &mut Errors, at: &At<'_>, known: &Claims<'_>) {
 pub(crate) fn round_up(amounts: &mut Value) {
     const MILLI: i128 = 1_000_000;
     for amount in amounts.as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
-        let Some(quantity) = crate::registry::tree::quantity(amount) else { continue };
+        let Some(quantity) = tree::quantity(amount) else { continue };
         if quantity.nanos() % MILLI != 0 {
             let milli = quantity.nanos().div_euclid(MILLI) + 1;
-            let rounded = Quantity::from_milli(i64::try_from(milli).unwrap_or(i64::MAX));
-            debug_assert_eq!(rounded.format(), Format::DecimalSi, "fractions are written in decimal");
-            *amount = rounded.to_string().into();
+            *amount = Quantity::from_milli(i64::try_from(milli).unwrap_or(i64::MAX)).to_string().into();
         }
     }
 }

@@ -99,7 +99,7 @@ fn sysctls(errors: &mut Errors, spec: &At<'_>, at: &At<'_>) {
         if let Some(host) = shared {
             errors.push(name.invalid(&format!("may not be specified when '{host}' is true")));
         }
-        seen.insert(name.text());
+        seen.insert(name.text().to_owned());
     }
 }
 

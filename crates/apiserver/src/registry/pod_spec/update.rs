@@ -1,7 +1,7 @@
 //! What may change in a pod after its creation: little by itself, and resources and ephemeral containers through
 //! subresources of their own.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{annotations, defaults, tolerations};
 use crate::invalid::FieldError;
@@ -109,18 +109,29 @@ fn narrowed_placement(errors: &mut Errors, spec: &At<'_>, before: &Value) {
     let node = affinity.at("nodeAffinity");
     let required = node.at("requiredDuringSchedulingIgnoredDuringExecution");
     let terms = required.at("nodeSelectorTerms");
-    let was = &before["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    let was =
+        &before["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
     if !list(was).is_empty() && list(was).len() != terms.count() {
         let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        errors.push(terms.invalid_as(terms.value().clone(), why));
+        let shown: Vec<Value> = list(terms.value()).iter().map(internal_term).collect();
+        errors.push(terms.invalid_as(if terms.is_set() { shown.into() } else { Value::Null }, why));
         return;
     }
     for (term, old) in terms.items().zip(list(was)) {
         if !only_adds(term.value(), old) {
             let why = "only additions are allowed (no mutations or deletions)";
-            errors.push(term.invalid_as(term.value().clone(), why));
+            errors.push(term.invalid_as(internal_term(term.value()), why));
         }
     }
+}
+
+/// A term as upstream shows it: its internal type has no JSON names.
+fn internal_term(term: &Value) -> Value {
+    let requirements = |field: &str| -> Value {
+        let shown = |one: &Value| json!({"Key": one["key"], "Operator": one["operator"], "Values": one["values"]});
+        term[field].as_array().map_or(Value::Null, |list| list.iter().map(shown).collect())
+    };
+    json!({"MatchExpressions": requirements("matchExpressions"), "MatchFields": requirements("matchFields")})
 }
 
 fn only_adds(new: &Value, old: &Value) -> bool {
@@ -240,7 +251,7 @@ pub(crate) fn validate_resize(new: &Value, old: &Value) -> Errors {
         class => class,
     };
     if class != defaults::quality_of_service(spec.value()) {
-        let shown = new["status"]["qosClass"].clone();
+        let shown = text(&new["status"]["qosClass"]);
         errors.push(spec.invalid_as(shown, "Pod QOS Class may not change as a result of resizing"));
     }
     let unaware = list(&old["status"]["containerStatuses"]).iter().find(|status| is_set(&status["state"], "running"));

@@ -6,7 +6,7 @@ use crate::registry::at::{At, Errors};
 use crate::registry::check;
 
 /// Name of a volume, a colon and the portal, where an initiator is named.
-pub(crate) const ISCSI_NAME_MAX: usize = 64;
+const ISCSI_NAME_MAX: usize = 64;
 pub(crate) const ISCSI_NAME_TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 \
      characters if iscsi.initiatorName is specified.";
 const CSI_DRIVER_NAME_MAX: usize = 63;
@@ -38,20 +38,13 @@ pub(crate) fn nfs(errors: &mut Errors, at: &At<'_>) {
     }
 }
 
-pub(crate) fn iscsi(errors: &mut Errors, at: &At<'_>) {
-    iscsi_with(errors, at, "must be valid format starting with iqn, eui, or naa");
+/// Whether a volume of that name cannot have the initiator that it names.
+pub(crate) fn iscsi_name_too_long(at: &At<'_>, volume: &str) -> bool {
+    at.at("initiatorName").is_set() && volume.len() + 1 + at.at("targetPortal").text().len() > ISCSI_NAME_MAX
 }
 
-/// As [`iscsi`], in the words that upstream has for persistent volumes.
-pub(crate) fn persistent_iscsi(errors: &mut Errors, at: &At<'_>, volume: &str) {
-    let portal = at.at("targetPortal");
-    if at.at("initiatorName").is_set() && volume.len() + 1 + portal.text().len() > ISCSI_NAME_MAX {
-        errors.push(at.at("targetportal").invalid_as(portal.text(), ISCSI_NAME_TOO_LONG));
-    }
-    iscsi_with(errors, at, "must be valid format");
-    if at.at("secretRef").is_set() {
-        check::required(errors, &at.at("secretRef").at("name"));
-    }
+pub(crate) fn iscsi(errors: &mut Errors, at: &At<'_>) {
+    iscsi_with(errors, at, "must be valid format starting with iqn, eui, or naa");
 }
 
 fn iscsi_with(errors: &mut Errors, at: &At<'_>, unknown: &str) {

@@ -25,7 +25,7 @@ const SOURCES: &[Source] = &[
     source("emptyDir", |errors, at, _| empty_dir(errors, at)),
     source("hostPath", |errors, at, _| host_path(errors, at)),
     source("gitRepo", |errors, at, _| git_repo(errors, at)),
-    source("gcePersistentDisk", |errors, at, _| sources::gce_disk(errors, &at.named("persistentDisk"))),
+    source("gcePersistentDisk", |errors, at, _| sources::gce_disk(errors, at)),
     source("awsElasticBlockStore", |errors, at, _| sources::aws_store(errors, at)),
     source("secret", |errors, at, _| projected::secret(errors, at)),
     source("nfs", |errors, at, _| sources::nfs(errors, at)),
@@ -67,7 +67,7 @@ pub(super) fn validate<'a>(errors: &mut Errors, at: &'a At<'a>, meta: &Meta<'_>)
             ephemeral.map(|volume| format!("{pod}-{}", volume.at("name").text())).collect()
         }
     };
-    for volume in at.items() {
+    for (index, volume) in at.items().enumerate() {
         let before = errors.len();
         validate_sources(errors, &volume, meta);
         let name = volume.at("name");
@@ -82,17 +82,11 @@ pub(super) fn validate<'a>(errors: &mut Errors, at: &'a At<'a>, meta: &Meta<'_>)
             errors.push(claim.at("claimName").invalid(why));
         }
         if sound {
-            let value = &at.value()[known_index(&volume, at)];
+            let value = &at.value()[index];
             known.insert(value["name"].as_str().unwrap_or_default(), value);
         }
     }
     known
-}
-
-/// Where a volume is in its list: a place found by iterating does not outlive the step.
-fn known_index(volume: &At<'_>, list: &At<'_>) -> usize {
-    let items = list.value().as_array().map_or(&[][..], Vec::as_slice);
-    items.iter().position(|item| std::ptr::eq(item, volume.value())).unwrap_or(0)
 }
 
 fn validate_sources(errors: &mut Errors, volume: &At<'_>, meta: &Meta<'_>) {
@@ -107,13 +101,14 @@ fn validate_sources(errors: &mut Errors, volume: &At<'_>, meta: &Meta<'_>) {
         if found > 1 {
             errors.push(volume.at(source.second).forbidden("may not specify more than 1 volume type"));
         } else {
-            (source.check)(errors, &at, meta);
+            // Upstream's path of this one has another name.
+            let disk = volume.at("persistentDisk").with(at.value());
+            let shown = if source.field == "gcePersistentDisk" { &disk } else { &at };
+            (source.check)(errors, shown, meta);
         }
         match source.field {
-            "iscsi" if at.at("initiatorName").is_set() => {
-                if name.text().len() + 1 + at.at("targetPortal").text().len() > sources::ISCSI_NAME_MAX {
-                    errors.push(name.invalid(sources::ISCSI_NAME_TOO_LONG));
-                }
+            "iscsi" if sources::iscsi_name_too_long(&at, name.text()) => {
+                errors.push(name.invalid(sources::ISCSI_NAME_TOO_LONG));
             }
             "ephemeral" if found == 1 && !meta.name.is_empty() && name.has_text() => {
                 let claim = format!("{}-{}", meta.name, name.text());
@@ -160,7 +155,8 @@ fn inline_csi(errors: &mut Errors, at: &At<'_>) {
         return;
     }
     if secret.at("name").has_text() {
-        check::text(errors, &at.named("").at("name").with(secret.at("name").value()), names::dns1123_subdomain);
+        // Upstream's path leaves the reference out.
+        check::text(errors, &at.at("name").with(secret.at("name").value()), names::dns1123_subdomain);
     } else {
         errors.push(secret.at("name").required(""));
     }

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{CONTAINER_LISTS, annotations, defaults};
 use crate::registry::at::At;
-use crate::registry::{claim_warnings, ip, node_labels};
+use crate::registry::claim_spec::{self, warn_fraction};
+use crate::registry::{ip, node_labels};
 
 const GONE_VOLUMES: &[(&str, &str)] = &[
     ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
@@ -144,7 +145,7 @@ fn volumes(found: &mut Vec<String>, at: &At<'_>) {
         }
         let template = volume.at("ephemeral");
         let template = template.at("volumeClaimTemplate");
-        claim_warnings::spec(found, &template.at("spec"));
+        claim_spec::warn(found, &template.at("spec"));
         overlapping_paths(found, &volume);
     }
 }
@@ -220,21 +221,14 @@ fn repeated(found: &mut Vec<String>, at: &At<'_>, field: &str) {
 fn fractions_of(found: &mut Vec<String>, resources: &At<'_>) {
     for name in ["memory", "ephemeral-storage"] {
         for kind in ["limits", "requests"] {
-            fraction(found, &resources.at(kind).key(name));
+            warn_fraction(found, &resources.at(kind).key(name));
         }
     }
 }
 
 fn fractions(found: &mut Vec<String>, amounts: &At<'_>) {
-    fraction(found, &amounts.key("memory"));
-    fraction(found, &amounts.key("ephemeral-storage"));
-}
-
-fn fraction(found: &mut Vec<String>, at: &At<'_>) {
-    if let Some(amount) = at.quantity().filter(|amount| amount.milli_value() % 1000 != 0) {
-        let why = format!("fractional byte value {:?} is invalid, must be an integer", amount.to_string());
-        found.push(format!("{}: {why}", at.path()));
-    }
+    warn_fraction(found, &amounts.key("memory"));
+    warn_fraction(found, &amounts.key("ephemeral-storage"));
 }
 
 fn hidden_variables(found: &mut Vec<String>, at: &At<'_>) {
