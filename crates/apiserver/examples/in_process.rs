@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apiserver::authentication::UserInfo;
-use apiserver::{Config, Limits, Server, Version};
+use apiserver::{Config, EncryptionKeys, Limits, Server, Version};
 use base::{Random, Stop, SystemClock, Tasks};
 use bytes::Bytes;
 use control::{Body, Transport};
@@ -56,6 +56,7 @@ fn config() -> Config {
             build_date: String::new(),
             platform: String::new(),
         },
+        encryption: Arc::new(EncryptionKeys::ephemeral()),
         limits: Limits::default(),
         metrics: Vec::new(),
     }

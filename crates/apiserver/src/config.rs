@@ -8,6 +8,8 @@ use base::{Random, SharedClock};
 use bytes::Bytes;
 use ipnet::IpNet;
 
+use crate::encryption::EncryptionKeys;
+
 use crate::limits::Limits;
 
 /// Everything that the server is started with. Flags and files are read by the binary.
@@ -38,6 +40,8 @@ pub struct Config {
     pub kubelet_client: Arc<rustls::ClientConfig>,
     /// What `/version` says.
     pub version: Version,
+    /// What secrets are sealed with in the store.
+    pub encryption: Arc<EncryptionKeys>,
     /// How much clients may ask.
     pub limits: Limits,
     /// What `/metrics` shows besides the server's own: the other components of the process.

@@ -21,6 +21,7 @@ pub mod watch_cache;
 
 mod bootstrap;
 mod discovery;
+mod encryption;
 mod health;
 mod kubelet_proxy;
 mod listener;
@@ -33,5 +34,6 @@ mod tests;
 
 pub use access::Access;
 pub use config::{Config, StartError, Version};
+pub use encryption::{EncryptionKeys, KeysError};
 pub use limits::Limits;
 pub use server::{Served, Server};

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::admission::{self, Plugin};
 use crate::authentication::UserInfo;
+use crate::encryption::SealedStore;
 use crate::metrics::Measured;
 use crate::registry::{self, Parts, Plain, Posted, Strategy};
 use crate::watch_cache::{Caches, stored_form};
@@ -63,7 +64,10 @@ impl Server {
     /// Starts the server: loads what authentication and authorization need and writes what every cluster has. Its tasks run
     /// until `stop`.
     pub async fn start(mut config: Config, tasks: Tasks, stop: Stop) -> Result<Arc<Self>, StartError> {
-        config.store = Arc::new(Measured(config.store));
+        let sealed = SealedStore::new(Arc::new(Measured(config.store)), config.encryption.clone());
+        sealed.check().await?;
+        let sealed = Arc::new(sealed);
+        config.store = sealed.clone();
         let caches = Caches::start(config.store.clone(), &tasks, stop.clone()).await?;
         let config = Arc::new(config);
         let access = Access::start(&config, &caches).await?;
@@ -80,6 +84,13 @@ impl Server {
             openapi: openapi::Kept::default(),
         });
         bootstrap::write(&server).await?;
+        server.tasks.spawn("sealing of old secrets", async move {
+            match sealed.reseal().await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "secrets that were plain or under an older key are encrypted anew"),
+                Err(error) => tracing::error!(error = base::chain(&error), "cannot encrypt old secrets anew"),
+            }
+        });
         Ok(server)
     }
 

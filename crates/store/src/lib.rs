@@ -218,6 +218,14 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A layer above, which encrypts, cannot read a value.
+    #[error("cannot read {key}: {why}")]
+    Unreadable {
+        /// The value's key.
+        key: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
     /// Another process has the file open.
     #[error("datastore {path} is in use by another process")]
     InUse {

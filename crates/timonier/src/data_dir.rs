@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lock` | held by the running process, with its process id inside |
 //! | `datastore.redb` | every API object |
+//! | `encryption.keys` | what secrets in the datastore are encrypted with: without it they are lost |
 //! | `pki/` | the CA, keys and certificates |
 //! | `kubeconfig` | the administrator's |
 //! | `runtime/` | images, sandboxes and containers |
@@ -22,8 +23,17 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 /// Everything that the cluster makes in its data directory, but for the lock.
-pub(crate) const CONTENT: &[&str] =
-    &["datastore.redb", "pki", "kubeconfig", "runtime", "kubelet", "logs", "network", "timonier.log"];
+pub(crate) const CONTENT: &[&str] = &[
+    "datastore.redb",
+    "encryption.keys",
+    "pki",
+    "kubeconfig",
+    "runtime",
+    "kubelet",
+    "logs",
+    "network",
+    "timonier.log",
+];
 
 /// The data directory of one cluster.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod behaviour;
+mod encryption;
 mod eviction;
 mod forwarding;
 mod listener;
@@ -113,6 +114,7 @@ impl Cluster {
                 build_date: String::new(),
                 platform: "linux/amd64".to_owned(),
             },
+            encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
             limits: Limits::default(),
             metrics: Vec::new(),
         };

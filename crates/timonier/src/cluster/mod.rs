@@ -4,6 +4,7 @@
 //! component that fails is started again while the others go on. Nothing here waits for a timer.
 
 mod components;
+pub(crate) mod encryption;
 mod late_network;
 mod options;
 
@@ -123,6 +124,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         advertise: SocketAddr::from((node_ip, options.api_port)),
         kubelet_client: pki::client_tls(&pki.leaf("kubelet-client", &kubelet_client())?, pki.ca_pem())?,
         version: version(),
+        encryption: Arc::new(encryption::keys(data)?),
         limits: apiserver::Limits::default(),
         metrics: Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! The command line: one file a verb, one line in the list.
 
 mod down;
+mod encryption;
 mod image;
 mod kubeconfig;
 mod reset;
@@ -33,6 +34,8 @@ enum Command {
     Status(status::Status),
     /// Print the administrator's kubeconfig.
     Kubeconfig(kubeconfig::Kubeconfig),
+    /// Change the key that secrets are encrypted with.
+    Encryption(encryption::Encryption),
     /// Import and list container images.
     Image(image::Image),
     /// Remove everything that Timonier made on this machine, data included.
@@ -60,6 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Down(down) => down.run(),
         Command::Status(status) => status.run(),
         Command::Kubeconfig(kubeconfig) => kubeconfig.run(),
+        Command::Encryption(encryption) => encryption.run(),
         Command::Image(image) => image.run(),
         Command::Reset(reset) => reset.run(),
     }
