@@ -106,6 +106,17 @@ impl<'a> Cycle<'a> {
         }
     }
 
+    /// Each plugin that refuses a node, with all its reasons.
+    pub fn refusals(&self, node: &Node) -> Vec<(&'static Plugin, Vec<String>)> {
+        let refusing = self.relevant.iter().filter(|plugin| plugin.filter.is_some_and(|filter| !filter(self, node)));
+        let with_reasons = |plugin: &'static Plugin| {
+            let mut reasons = Vec::new();
+            (plugin.explain)(self, node, &mut |reason| reasons.push(reason.to_owned()));
+            (plugin, reasons)
+        };
+        refusing.map(with_reasons).collect()
+    }
+
     /// Every node's reason, where none fits.
     fn explain_all(&self) -> Rejections {
         let mut rejections = Rejections { nodes: self.image.order().len(), ..Rejections::default() };
@@ -233,18 +244,29 @@ fn find_feasible(cycle: &Cycle<'_>, turn: &mut Turn) {
     turn.start = if order.is_empty() { 0 } else { (start + looked_at) % order.len() };
 }
 
+/// Scores nodes by every plugin that has something to say: hands each plugin with its weighed scores to `each`.
+pub(crate) fn score(
+    cycle: &Cycle<'_>,
+    nodes: &[NodeIndex],
+    scores: &mut Vec<i64>,
+    mut each: impl FnMut(&'static Plugin, &[i64]),
+) {
+    for plugin in cycle.relevant.iter().filter(|plugin| worth_scoring(cycle, plugin)) {
+        let Some(score) = &plugin.score else { continue };
+        scores.clear();
+        scores.extend(nodes.iter().map(|index| (score.score)(cycle, cycle.image.node(*index))));
+        normalize(score.normalize, scores);
+        scores.iter_mut().for_each(|of_node| *of_node *= score.weight);
+        each(plugin, scores);
+    }
+}
+
 fn best(cycle: &Cycle<'_>, turn: &mut Turn) -> NodeIndex {
     turn.totals.clear();
     turn.totals.resize(turn.feasible.len(), 0);
-    for plugin in cycle.relevant.iter().filter(|plugin| worth_scoring(cycle, plugin)) {
-        let Some(score) = &plugin.score else { continue };
-        turn.scores.clear();
-        turn.scores.extend(turn.feasible.iter().map(|index| (score.score)(cycle, cycle.image.node(*index))));
-        normalize(score.normalize, &mut turn.scores);
-        for (total, score_of_node) in turn.totals.iter_mut().zip(&turn.scores) {
-            *total += score.weight * score_of_node;
-        }
-    }
+    score(cycle, &turn.feasible, &mut turn.scores, |_, scores| {
+        turn.totals.iter_mut().zip(scores).for_each(|(total, score)| *total += score);
+    });
     let (mut chosen, mut equals) = (0, 1);
     for at in 1..turn.totals.len() {
         if turn.totals[at] > turn.totals[chosen] {

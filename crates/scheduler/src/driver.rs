@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use api::resources::{NAMESPACES, NODES, PODS};
 use api::{Key, Object};
+use futures::future::select_all;
 use base::{Random, SharedClock, Stop, Tasks, chain};
 use control::{Change, Changes, Client, ClientError, EventType, Informers, ObjectReference, Recorder};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cycle::{Cycle, Rejections, Turn, place};
+use crate::facts::FACTS;
 use crate::image::{Image, NodeIndex, What};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
@@ -57,7 +59,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
         pods: config.informers.all(PODS).changes(),
         nodes: config.informers.all(NODES).changes(),
         namespaces: config.informers.all(NAMESPACES).changes(),
-        unsynced: 3,
+        facts: FACTS.iter().map(|fact| config.informers.all(fact.resource).changes()).collect(),
+        unsynced: 3 + FACTS.len(),
         image: Image::default(),
         queue: Queue::default(),
         turn: Turn::new(config.random.below(usize::MAX) as u64),
@@ -86,7 +89,9 @@ struct Scheduler {
     pods: Changes,
     nodes: Changes,
     namespaces: Changes,
-    /// How many of the three have not yet brought everything that was present at the start.
+    /// In the order of [`FACTS`].
+    facts: Vec<Changes>,
+    /// How many of them have not yet brought everything that was present at the start.
     unsynced: usize,
     image: Image,
     queue: Queue,
@@ -126,6 +131,11 @@ impl Scheduler {
         while let Some((change, _)) = self.namespaces.try_next() {
             self.on_namespace(change);
         }
+        for at in 0..self.facts.len() {
+            while let Some((change, _)) = self.facts[at].try_next() {
+                self.on_fact(at, change);
+            }
+        }
         for _ in 0..CHANGES_IN_A_ROW {
             let (node, pod) = (self.nodes.try_next(), self.pods.try_next());
             if node.is_none() && pod.is_none() {
@@ -147,6 +157,7 @@ impl Scheduler {
             change = self.nodes.next() => self.on_node(change),
             change = self.pods.next() => self.on_pod(change),
             change = self.namespaces.next() => self.on_namespace(change),
+            (at, change) = next_of(&mut self.facts) => self.on_fact(at, change),
             Some(outcome) = self.outcomes.recv() => self.on_outcome(outcome),
             () = tokio::time::sleep_until(due.unwrap_or(far)), if due.is_some() => {}
         }
@@ -162,6 +173,20 @@ impl Scheduler {
                 Err(error) => skip("node", &object, &error),
             },
             Change::Deleted(object) => self.image.remove_node(&object.key().name),
+            Change::Synced => self.unsynced -= 1,
+        }
+    }
+
+    fn on_fact(&mut self, at: usize, change: Change) {
+        let fact = &FACTS[at];
+        match change {
+            Change::Applied(object) => {
+                if let Err(error) = (fact.apply)(&mut self.image, &object) {
+                    (fact.remove)(&mut self.image, object.key());
+                    skip(&fact.resource.singular, &object, &*error);
+                }
+            }
+            Change::Deleted(object) => (fact.remove)(&mut self.image, object.key()),
             Change::Synced => self.unsynced -= 1,
         }
     }
@@ -324,7 +349,7 @@ impl Scheduler {
 
     /// Removes pods of lower priority and promises their room to this one, which is tried again when they are gone.
     fn preempt(&mut self, pod: Arc<PodInfo>, message: &str, preemption: Preemption) {
-        let Preemption { node, victims } = preemption;
+        let Preemption { node, victims, .. } = preemption;
         self.image.nominate(&pod, node);
         let name = &self.image.node(node).name;
         for victim in &victims {
@@ -406,6 +431,12 @@ impl Scheduler {
         let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {}", chain(error));
         self.config.recorder.event(&about(pod), EventType::Warning, "FailedScheduling", &message);
     }
+}
+
+/// The next change of any of these, and whose it is.
+async fn next_of(all: &mut [Changes]) -> (usize, Change) {
+    let (change, at, _) = select_all(all.iter_mut().map(|changes| Box::pin(changes.next()))).await;
+    (at, change)
 }
 
 fn skip(kind: &str, object: &Object, error: &(dyn std::error::Error + 'static)) {

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use api::Key;
 
+use crate::budgets::Budgets;
+use crate::companions::Companions;
 use crate::intern::{Interner, Symbol};
 use crate::node::NodeInfo;
-use crate::pod::{AffinityTerm, HostPort, Needs, PodInfo};
+use crate::pod::{AffinityTerm, HostPort, Needs, PodInfo, PodTerms};
 
 /// A label's key and value.
 pub type Label = (Box<str>, Box<str>);
@@ -37,13 +39,21 @@ impl Crowd {
     pub fn nodes<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = (&'a Node, Number)> {
         self.nodes.iter().map(|(index, number)| (image.node(*index), *number))
     }
+
+    /// How many are on one node.
+    pub fn on(&self, node: NodeIndex) -> Number {
+        self.nodes.get(&node).copied().unwrap_or_default()
+    }
 }
 
-/// A term by which pods keep others away.
+/// A term by which pods keep others away, or draw them near.
 struct Keeper {
     term: AffinityTerm,
     nodes: HashMap<NodeIndex, usize>,
 }
+
+/// What a required affinity term of a pod that runs weighs for pods that it is about: upstream's default.
+const REQUIRED_WEIGHT: i64 = 1;
 
 /// A node's place in the image. Used again once the node and its pods are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,6 +160,8 @@ pub struct Counted {
     pub needs: Arc<Needs>,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Since when it is there, in seconds since 1970.
+    pub since: i64,
 }
 
 /// One slot of the image.
@@ -194,6 +206,7 @@ struct Held {
     needs: Arc<Needs>,
     assumed: bool,
     deleting: bool,
+    since: i64,
 }
 
 /// The cluster image.
@@ -210,6 +223,9 @@ pub struct Image {
     crowds: BTreeMap<Arc<str>, HashMap<Box<[Label]>, Crowd>>,
     /// Anti-affinity terms of counted pods, by namespace and text, with how many pods on each node have it.
     keepers: BTreeMap<(Arc<str>, String), Keeper>,
+    /// Terms of counted pods that only weigh, and the required ones of affinity, which weigh [`REQUIRED_WEIGHT`]: by
+    /// namespace, text and weight.
+    drawers: BTreeMap<(Arc<str>, String, i64), Keeper>,
     /// Labels of namespaces.
     namespaces: HashMap<Box<str>, Vec<Label>>,
     /// Where the pods are that were promised room.
@@ -219,6 +235,10 @@ pub struct Image {
     /// How many taints there are that only weigh: without any, nobody looks for them.
     soft_taints: usize,
     interner: Interner,
+    /// Disruption budgets.
+    pub budgets: Budgets,
+    /// Which pods belong together.
+    pub companions: Companions,
 }
 
 impl Image {
@@ -230,6 +250,11 @@ impl Image {
     /// One node.
     pub fn node(&self, index: NodeIndex) -> &Node {
         &self.nodes[index.0 as usize]
+    }
+
+    /// The place of a present node.
+    pub fn index_of(&self, node: &Node) -> NodeIndex {
+        self.order[node.at]
     }
 
     /// A present node by name.
@@ -279,6 +304,15 @@ impl Image {
         })
     }
 
+    /// The terms of counted pods that weigh, with their weights, the namespace of these pods and how many of them are on
+    /// which nodes.
+    pub fn drawers(&self) -> impl Iterator<Item = (&str, &AffinityTerm, i64, impl Iterator<Item = (&Node, usize)>)> {
+        self.drawers.iter().map(|((namespace, _, weight), drawer)| {
+            let nodes = drawer.nodes.iter().map(|(index, pods)| (self.node(*index), *pods));
+            (&**namespace, &drawer.term, *weight, nodes)
+        })
+    }
+
     /// A label of a namespace.
     pub fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
         let labels = self.namespaces.get(namespace)?;
@@ -299,8 +333,9 @@ impl Image {
     /// The pods counted on a node.
     pub fn pods_on(&self, node: NodeIndex) -> impl Iterator<Item = Counted> {
         self.node(node).pods.iter().filter_map(|key| {
-            let Held { uid, needs, deleting, .. } = self.pods.get(key)?;
-            Some(Counted { key: key.clone(), uid: uid.clone(), needs: needs.clone(), deleting: *deleting })
+            let Held { uid, needs, deleting, since, .. } = self.pods.get(key)?;
+            let (uid, needs) = (uid.clone(), needs.clone());
+            Some(Counted { key: key.clone(), uid, needs, deleting: *deleting, since: *since })
         })
     }
 
@@ -334,6 +369,7 @@ impl Image {
     #[cfg(test)]
     pub(crate) fn leftovers(&self) -> usize {
         let counted = self.pods.len() + self.crowds.len() + self.keepers.len() + self.nominated.len();
+        let counted = counted + self.drawers.len();
         counted + self.by_name.len() + self.images.len() + self.soft_taints + self.interner.len()
     }
 
@@ -407,7 +443,10 @@ impl Image {
             number.deleting -= usize::from(held.deleting);
         });
         for term in &held.needs.pods.anti {
-            self.keep_away_no_longer(key, term, held.node);
+            leave(&mut self.keepers, &(key.namespace.clone(), format!("{term:?}")), held.node);
+        }
+        for (weight, term) in drawing(&held.needs.pods) {
+            leave(&mut self.drawers, &(key.namespace.clone(), format!("{term:?}"), weight), held.node);
         }
         let node = &mut self.nodes[held.node.0 as usize];
         node.release(&held.needs, &self.interner);
@@ -436,13 +475,14 @@ impl Image {
             number.deleting += usize::from(pod.deleting);
         });
         for term in &pod.needs.pods.anti {
-            let name = (pod.key.namespace.clone(), format!("{term:?}"));
-            let keeper = self.keepers.entry(name);
-            let keeper = keeper.or_insert_with(|| Keeper { term: term.clone(), nodes: HashMap::new() });
-            *keeper.nodes.entry(index).or_default() += 1;
+            join(&mut self.keepers, (pod.key.namespace.clone(), format!("{term:?}")), term, index);
+        }
+        for (weight, term) in drawing(&pod.needs.pods) {
+            join(&mut self.drawers, (pod.key.namespace.clone(), format!("{term:?}"), weight), term, index);
         }
         let (uid, generation, needs) = (pod.uid.clone(), pod.generation, pod.needs.clone());
-        let held = Held { node: index, uid, generation, needs, assumed, deleting: pod.deleting };
+        let (deleting, since) = (pod.deleting, pod.since);
+        let held = Held { node: index, uid, generation, needs, assumed, deleting, since };
         self.pods.insert(pod.key.clone(), held);
     }
 
@@ -463,19 +503,6 @@ impl Image {
             if by_labels.is_empty() {
                 self.crowds.remove(&key.namespace);
             }
-        }
-    }
-
-    fn keep_away_no_longer(&mut self, key: &Key, term: &AffinityTerm, node: NodeIndex) {
-        let name = (key.namespace.clone(), format!("{term:?}"));
-        let keeper = self.keepers.get_mut(&name).expect("a counted pod's terms are kept");
-        let pods = keeper.nodes.get_mut(&node).expect("on the node where it was counted");
-        *pods -= 1;
-        if *pods == 0 {
-            keeper.nodes.remove(&node);
-        }
-        if keeper.nodes.is_empty() {
-            self.keepers.remove(&name);
         }
     }
 
@@ -583,6 +610,29 @@ impl Image {
             }
             self.interner.release(symbol);
         }
+    }
+}
+
+/// The terms of a pod that weigh for others.
+fn drawing(terms: &PodTerms) -> impl Iterator<Item = (i64, &AffinityTerm)> {
+    let required = terms.required.iter().map(|term| (REQUIRED_WEIGHT, term));
+    required.chain(terms.preferred.iter().map(|(weight, term)| (*weight, term)))
+}
+
+fn join<N: Ord>(keepers: &mut BTreeMap<N, Keeper>, name: N, term: &AffinityTerm, node: NodeIndex) {
+    let keeper = keepers.entry(name).or_insert_with(|| Keeper { term: term.clone(), nodes: HashMap::new() });
+    *keeper.nodes.entry(node).or_default() += 1;
+}
+
+fn leave<N: Ord>(keepers: &mut BTreeMap<N, Keeper>, name: &N, node: NodeIndex) {
+    let keeper = keepers.get_mut(name).expect("a counted pod's terms are kept");
+    let pods = keeper.nodes.get_mut(&node).expect("on the node where it was counted");
+    *pods -= 1;
+    if *pods == 0 {
+        keeper.nodes.remove(&node);
+    }
+    if keeper.nodes.is_empty() {
+        keepers.remove(name);
     }
 }
 

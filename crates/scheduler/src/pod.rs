@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Key, Object};
+use jiff::Timestamp;
 use machinery::Selector;
 use machinery::labels::{Operator, Requirement, SelectorError};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::companions::Controller;
 use crate::resources::{Amounts, ResourceList};
 use crate::wire;
 
@@ -44,6 +46,10 @@ pub struct PodInfo {
     pub reported: Option<(Box<str>, Box<str>)>,
     /// `status.nominatedNodeName`: where room is being made for it.
     pub nominated_node: Option<Box<str>>,
+    /// Since when it is there: `status.startTime`, or its creation before it has started. Seconds since 1970.
+    pub since: i64,
+    /// The controller that made it, where its pods belong together, and that one's name.
+    pub controller: Option<(Controller, Box<str>)>,
     /// What it asks for.
     pub needs: Arc<Needs>,
 }
@@ -229,7 +235,9 @@ pub struct SpreadConstraint {
 impl PodInfo {
     /// Reads the parts of a pod that matter.
     pub fn read(object: &Object) -> Result<Self, PodError> {
-        let Wire { spec, status } = wire::decode(object)?;
+        let Wire { metadata, spec, status } = wire::decode(object)?;
+        let controller = object.controller().and_then(|owner| Some((Controller::of(owner)?, owner.name.clone())));
+        let since = status.start_time.or(metadata.creation_timestamp).map_or(0, Timestamp::as_second);
         let containers = || spec.containers.iter().chain(&spec.init_containers);
         let (mut requests, nonzero) = (spec.total(Amounts::read), spec.total(Amounts::nonzero));
         // To ask for none of a resource asks for nothing of the node.
@@ -272,6 +280,8 @@ impl PodInfo {
             deleting: object.is_deleting(),
             reported: condition.filter(|c| &*c.status == "False").map(|c| (c.reason, c.message)),
             nominated_node: (!status.nominated_node_name.is_empty()).then_some(status.nominated_node_name),
+            since,
+            controller,
             needs: Arc::new(needs),
         })
     }
@@ -279,9 +289,17 @@ impl PodInfo {
 
 #[derive(Deserialize)]
 struct Wire {
+    #[serde(default)]
+    metadata: Metadata,
     spec: Spec,
     #[serde(default)]
     status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    creation_timestamp: Option<Timestamp>,
 }
 
 #[derive(Deserialize, Default)]
@@ -509,6 +527,7 @@ struct NodeSelector {
 #[serde(rename_all = "camelCase", default)]
 struct Status {
     nominated_node_name: Box<str>,
+    start_time: Option<Timestamp>,
     phase: Box<str>,
     conditions: Vec<Condition>,
 }

@@ -1,8 +1,8 @@
 //! `InterPodAffinity`: pods that want to be near others or far from them, and pods that others want to be far from.
 //!
 //! What matters of other pods is where they are: for each topology key and value, how many there are. That is counted once
-//! for all nodes, over the namespaces that the terms name; pods without such terms cost nothing, unless others keep away
-//! from them. Preferences of pods that run already are not weighed.
+//! for all nodes, over the namespaces that the terms name; pods without such terms cost nothing, unless terms of pods that
+//! run already are about them: what those must have near or would like near or far is weighed too.
 
 use std::collections::HashMap;
 
@@ -82,8 +82,14 @@ pub fn compile(image: &Image, pod: &PodInfo) -> Option<Compiled> {
             domains.for_each(|domain| compiled.unwelcome.add(domain, 1));
         }
     }
+    for (namespace, term, weight, nodes) in image.drawers() {
+        if matches(image, term, namespace, pod) {
+            let domains = nodes.filter_map(|(node, pods)| Some((domain(image, node, &term.topology_key)?, pods as i64)));
+            domains.for_each(|(domain, pods)| compiled.preferred.add(domain, weight * pods));
+        }
+    }
     if terms.is_empty() {
-        return (!compiled.unwelcome.is_empty()).then_some(compiled);
+        return (!compiled.unwelcome.is_empty() || !compiled.preferred.is_empty()).then_some(compiled);
     }
     let own = &*pod.key.namespace;
     let find = |term: &AffinityTerm| image.interner().find(&term.topology_key);

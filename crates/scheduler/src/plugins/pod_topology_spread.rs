@@ -1,7 +1,7 @@
 //! `PodTopologySpread`: pods of a kind are spread evenly over topology domains.
 //!
-//! For each constraint the pods that it selects are counted once by domain, over the nodes where the pod might go. The
-//! cluster's default constraints (for pods without any) are not applied.
+//! For each constraint the pods that it selects are counted once by domain, over the nodes where the pod might go. A pod
+//! without constraints is spread softly among its companions, by upstream's defaults: over hosts and over zones.
 
 use std::collections::HashMap;
 
@@ -23,6 +23,12 @@ pub const PLUGIN: Plugin = Plugin {
     everywhere: true,
 };
 
+/// The label whose domains are single nodes.
+const HOST: &str = "kubernetes.io/hostname";
+
+/// What pods without constraints of their own get: topology key and skew.
+const DEFAULTS: &[(&str, i64)] = &[(HOST, 3), ("topology.kubernetes.io/zone", 5)];
+
 /// A constraint with what it counts.
 pub struct Compiled {
     key: Option<Symbol>,
@@ -43,7 +49,8 @@ pub fn compile(
     affinity: &node_affinity::Compiled,
     tolerations: &[taint_toleration::Compiled],
 ) -> Vec<Compiled> {
-    let constraints = &pod.needs.spread;
+    let defaults = if pod.needs.spread.is_empty() { defaults(image, pod) } else { Vec::new() };
+    let constraints = if defaults.is_empty() { &pod.needs.spread } else { &defaults };
     let keys: Vec<_> = constraints.iter().map(|c| image.interner().find(&c.topology_key)).collect();
     let required_keys: Vec<_> =
         constraints.iter().zip(&keys).filter(|(c, _)| c.required).map(|(_, key)| *key).collect();
@@ -72,6 +79,22 @@ pub fn compile(
         Compiled { key: *key, required: constraint.required, max_skew: constraint.max_skew, own, pods, least }
     };
     constraints.iter().zip(&keys).map(compile).collect()
+}
+
+/// The constraints of a pod that has none, if it has companions. A cluster without zones has none to spread over.
+fn defaults(image: &Image, pod: &PodInfo) -> Vec<SpreadConstraint> {
+    let Some(selector) = image.companions.of(pod) else { return Vec::new() };
+    let known = DEFAULTS.iter().filter(|(key, _)| image.interner().find(key).is_some());
+    let constraint = |(key, max_skew): &(&str, i64)| SpreadConstraint {
+        topology_key: (*key).into(),
+        selector: selector.clone(),
+        max_skew: *max_skew,
+        min_domains: 0,
+        required: false,
+        honors_affinity: true,
+        honors_taints: false,
+    };
+    known.map(constraint).collect()
 }
 
 fn refusal(cycle: &Cycle<'_>, node: &Node) -> Option<&'static str> {

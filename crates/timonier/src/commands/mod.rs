@@ -5,6 +5,7 @@ mod encryption;
 mod image;
 mod kubeconfig;
 mod reset;
+mod scheduler;
 mod status;
 mod up;
 
@@ -38,6 +39,8 @@ enum Command {
     Encryption(encryption::Encryption),
     /// Import and list container images.
     Image(image::Image),
+    /// Ask the scheduler why it does what it does.
+    Scheduler(scheduler::Scheduler),
     /// Remove everything that Timonier made on this machine, data included.
     Reset(reset::Reset),
 }
@@ -65,6 +68,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Kubeconfig(kubeconfig) => kubeconfig.run(),
         Command::Encryption(encryption) => encryption.run(),
         Command::Image(image) => image.run(),
+        Command::Scheduler(scheduler) => scheduler.run(),
         Command::Reset(reset) => reset.run(),
     }
 }
