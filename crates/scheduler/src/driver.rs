@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use api::resources::{NAMESPACES, NODES, PODS};
 use api::{Key, Object};
-use futures::future::select_all;
 use base::{Random, SharedClock, Stop, Tasks, chain};
 use control::{Change, Changes, Client, ClientError, EventType, Informers, ObjectReference, Recorder};
+use futures::future::select_all;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

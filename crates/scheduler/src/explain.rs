@@ -88,8 +88,11 @@ impl Cluster {
         let (mut verdicts, mut fitting) = (Vec::new(), Vec::new());
         for index in image.order() {
             let node = image.node(*index);
-            let refusals: Vec<_> =
-                cycle.refusals(&cycle.with_promises(node)).into_iter().map(|(plugin, why)| (plugin.name, why)).collect();
+            let refusals: Vec<_> = cycle
+                .refusals(&cycle.with_promises(node))
+                .into_iter()
+                .map(|(plugin, why)| (plugin.name, why))
+                .collect();
             if refusals.is_empty() {
                 fitting.push(*index);
             }

@@ -28,10 +28,18 @@ fn pod_object(name: &str, over: &Value) -> Object {
     let created = spec.as_object_mut().unwrap().remove("created");
     spec["schedulerName"] = "default-scheduler".into();
     spec["containers"] = json!([{"resources": {"requests": {"cpu": "1"}}}]);
-    let owners: Vec<_> = owner.into_iter().map(|name| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "1",
-        "controller": true})).collect();
-    object(PODS, &json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "labels": labels,
-        "ownerReferences": owners, "creationTimestamp": created}, "spec": spec}))
+    let owners: Vec<_> = owner
+        .into_iter()
+        .map(|name| {
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "1",
+        "controller": true})
+        })
+        .collect();
+    object(
+        PODS,
+        &json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "labels": labels,
+        "ownerReferences": owners, "creationTimestamp": created}, "spec": spec}),
+    )
 }
 
 fn pod(name: &str, over: &Value) -> PodInfo {
@@ -43,7 +51,7 @@ fn learn(image: &mut Image, resource: &Resource, value: &Value) {
     (fact.apply)(image, &object(resource, value)).unwrap();
 }
 
-fn budget(name: &str, selector: Value, status: Value) -> Value {
+fn budget(name: &str, selector: &Value, status: &Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"selector": selector}, "status": status})
 }
 
@@ -69,17 +77,17 @@ fn spares_what_disruption_budgets_protect_where_it_can() {
         assert_eq!((&*image.node(found.node).name, &*names, found.violations), expected, "{budgets:?}");
     };
     check(&[], 1, ("a", &["a3"], 0));
-    check(&[budget("y", app("y"), json!({"disruptionsAllowed": 0}))], 1, ("a", &["a1"], 0));
-    check(&[budget("y", app("y"), json!({"disruptionsAllowed": 1}))], 2, ("a", &["a1", "a2"], 0));
+    check(&[budget("y", &app("y"), &json!({"disruptionsAllowed": 0}))], 1, ("a", &["a1"], 0));
+    check(&[budget("y", &app("y"), &json!({"disruptionsAllowed": 1}))], 2, ("a", &["a1", "a2"], 0));
     let both = [
-        budget("x", app("x"), json!({"disruptionsAllowed": 0})),
-        budget("y", app("y"), json!({"disruptionsAllowed": 0})),
+        budget("x", &app("x"), &json!({"disruptionsAllowed": 0})),
+        budget("y", &app("y"), &json!({"disruptionsAllowed": 0})),
     ];
     check(&both, 1, ("a", &["a3"], 1));
     let b = json!({"b0": "t", "b1": "t", "b2": "t", "b3": "t"});
-    let leaving = [both[0].clone(), budget("y", app("y"), json!({"disruptionsAllowed": 0, "disruptedPods": b}))];
+    let leaving = [both[0].clone(), budget("y", &app("y"), &json!({"disruptionsAllowed": 0, "disruptedPods": b}))];
     check(&leaving, 1, ("b", &["b3"], 0));
-    check(&[budget("all", json!({}), json!({"disruptionsAllowed": 0}))], 1, ("a", &["a3"], 0));
+    check(&[budget("all", &json!({}), &json!({"disruptionsAllowed": 0}))], 1, ("a", &["a3"], 0));
 }
 
 #[test]
@@ -120,7 +128,8 @@ fn spreads_companions_that_ask_for_nothing() {
     hosts(&mut image);
     assert_eq!(place_three(&mut image, &labelled), "a a a", "nobody says that they belong together");
     let service = json!({"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "x"}}});
-    let replica_set = json!({"metadata": {"name": "r", "namespace": "default"}, "spec": {"selector": {"matchLabels": {"app": "x"}}}});
+    let replica_set =
+        json!({"metadata": {"name": "r", "namespace": "default"}, "spec": {"selector": {"matchLabels": {"app": "x"}}}});
     for (resource, companion) in [(SERVICES, service), (REPLICA_SETS, replica_set)] {
         let mut image = Image::default();
         hosts(&mut image);
@@ -178,25 +187,34 @@ fn explains_every_node() {
         }
         expected.assert_eq(&(text + &format!("{:?}\n", found.preemption)));
     };
-    check(&json!({"nodeName": "a"}), expect![[r#"
+    check(
+        &json!({"nodeName": "a"}),
+        expect![[r#"
         now on Some("a"), gates []
         a [] {"NodeResourcesBalancedAllocation": 87, "NodeResourcesFit": 86}
         b [("NodeUnschedulable", ["node(s) were unschedulable"]), ("TaintToleration", ["node(s) had untolerated taint {k: }"])] {}
         c [("NodeResourcesFit", ["Insufficient cpu"])] {}
         None
-    "#]]);
-    check(&json!({"resources": {"requests": {"cpu": "9"}}, "schedulingGates": [{"name": "g"}]}), expect![[r#"
+    "#]],
+    );
+    check(
+        &json!({"resources": {"requests": {"cpu": "9"}}, "schedulingGates": [{"name": "g"}]}),
+        expect![[r#"
         now on None, gates ["g"]
         a [("NodeResourcesFit", ["Insufficient cpu"])] {}
         b [("NodeUnschedulable", ["node(s) were unschedulable"]), ("TaintToleration", ["node(s) had untolerated taint {k: }"]), ("NodeResourcesFit", ["Insufficient cpu"])] {}
         c [("NodeResourcesFit", ["Insufficient cpu"])] {}
         Some(Err("0/3 nodes are available: 1 Insufficient cpu, 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."))
-    "#]]);
-    check(&json!({"nodeSelector": {"x": "y"}}), expect![[r#"
+    "#]],
+    );
+    check(
+        &json!({"nodeSelector": {"x": "y"}}),
+        expect![[r#"
         now on None, gates []
         a [("NodeAffinity", ["node(s) didn't match Pod's node affinity/selector"])] {}
         b [("NodeUnschedulable", ["node(s) were unschedulable"]), ("TaintToleration", ["node(s) had untolerated taint {k: }"]), ("NodeAffinity", ["node(s) didn't match Pod's node affinity/selector"])] {}
         c [("NodeAffinity", ["node(s) didn't match Pod's node affinity/selector"]), ("NodeResourcesFit", ["Insufficient cpu"])] {}
         Some(Err("0/3 nodes are available: 3 Preemption is not helpful for scheduling."))
-    "#]]);
+    "#]],
+    );
 }

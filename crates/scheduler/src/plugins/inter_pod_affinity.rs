@@ -84,7 +84,8 @@ pub fn compile(image: &Image, pod: &PodInfo) -> Option<Compiled> {
     }
     for (namespace, term, weight, nodes) in image.drawers() {
         if matches(image, term, namespace, pod) {
-            let domains = nodes.filter_map(|(node, pods)| Some((domain(image, node, &term.topology_key)?, pods as i64)));
+            let domains =
+                nodes.filter_map(|(node, pods)| Some((domain(image, node, &term.topology_key)?, pods as i64)));
             domains.for_each(|(domain, pods)| compiled.preferred.add(domain, weight * pods));
         }
     }
