@@ -6,15 +6,17 @@
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::Resource;
+use crate::schema::TypeRef;
+use crate::{Resource, protobuf};
 
 /// Namespace (empty for cluster scope) and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,7 +90,7 @@ pub struct EncodeError(#[from] serde_json::Error);
 
 /// An encoded object with its index.
 #[derive(Debug, Clone)]
-pub struct Object(Arc<(Bytes, Index)>);
+pub struct Object(Arc<(Bytes, Index, OnceLock<Bytes>)>);
 
 impl Object {
     /// Indexes encoded JSON. Reads metadata and the resource's selectable fields, skips the rest.
@@ -109,12 +111,22 @@ impl Object {
             deletion_timestamp: meta.deletion_timestamp.map(|at| Box::from(&*at)),
             fields: select(resource, &json)?,
         };
-        Ok(Self(Arc::new((json, index))))
+        Ok(Self(Arc::new((json, index, OnceLock::new()))))
     }
 
     /// The encoded JSON.
     pub fn json(&self) -> &Bytes {
         &self.0.0
+    }
+
+    /// Its protobuf message, without an envelope, as an object of type `of`. Made when it is first asked for, then kept.
+    pub fn protobuf(&self, of: TypeRef) -> Result<Bytes, protobuf::encode::EncodeError> {
+        if let Some(known) = self.0.2.get() {
+            return Ok(known.clone());
+        }
+        let mut made = protobuf::encode::message(of, self.json())?;
+        made.shrink_to_fit();
+        Ok(self.0.2.get_or_init(|| made.into()).clone())
     }
 
     /// What is kept beside the bytes.
@@ -170,6 +182,17 @@ impl Object {
     pub fn to_value(&self) -> Value {
         serde_json::from_slice(self.json()).expect("the bytes were parsed when the object was indexed")
     }
+}
+
+/// The JSON of an object's `metadata`, a slice of its bytes; `{}` where there is none.
+pub fn raw_metadata(json: &[u8]) -> Result<&str, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow)]
+        metadata: Option<&'a RawValue>,
+    }
+    let head: Head<'_> = serde_json::from_slice(json)?;
+    Ok(head.metadata.map_or("{}", RawValue::get))
 }
 
 const METADATA: &[u8] = b"\"metadata\":{";

@@ -1,9 +1,9 @@
-//! Reads objects in Kubernetes' protobuf form, which typed clients send, into the tree that the same client's JSON gives.
+//! Kubernetes' protobuf form, which typed clients speak: read here into the tree that the same client's JSON gives, written
+//! by [`encode`] from an object's JSON bytes.
 //!
 //! Driven by the schema's table, so that no kind has code of its own; what comes out goes the way of JSON from there on
 //! (defaults, field validation, pruning). The form is that of `k8s.io/apimachinery`'s protobuf serializer: four magic bytes,
-//! then a `runtime.Unknown` around the object. Unknown fields are skipped, as protobuf wants it. Nothing is encoded here:
-//! every client that sends protobuf also accepts JSON.
+//! then a `runtime.Unknown` around the object. Unknown fields are skipped, as protobuf wants it.
 //!
 //! **What zero means.** Go clients write every field that is no pointer, also when nobody set it: `""`, `0` and `false` on
 //! the wire are what JSON's `omitempty` leaves out. A pointer is only written when it is set, and then its zero is meant
@@ -13,6 +13,7 @@
 //! - zero and `false` are kept, except in [`ZERO_IS_ABSENT`], the fields that are no pointers upstream;
 //! - an empty message is `{}`, as in the JSON of a Go client; an empty time is none.
 
+pub mod encode;
 mod wire;
 
 #[cfg(test)]

@@ -89,6 +89,8 @@ pub struct Field {
     /// Whether it must be there.
     pub required: bool,
     value: Value,
+    /// The protobuf tags, padded with 0.
+    wire: [u16; 3],
     /// The protobuf tags, then what else is known, as in the table: read where it is wanted.
     rest: &'static str,
 }
@@ -191,8 +193,13 @@ impl Field {
     /// Protobuf tags from the outermost message inward: more than one where a message encloses what JSON has in line.
     /// Empty where the field is not on the wire.
     pub fn tags(&self) -> impl Iterator<Item = u32> {
-        let tags = self.rest.split(' ').next().unwrap_or_default();
-        tags.split('.').filter_map(|tag| tag.parse().ok())
+        self.wire().iter().copied().map(u32::from)
+    }
+
+    /// [`Self::tags`], as they are kept.
+    pub fn wire(&self) -> &[u16] {
+        let length = self.wire.iter().position(|tag| *tag == 0).unwrap_or(self.wire.len());
+        &self.wire[..length]
     }
 
     /// How server-side apply sees the list, where upstream says so.

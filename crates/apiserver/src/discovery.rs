@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::Server;
 use crate::config::Config;
-use crate::request::negotiate::Form;
+use crate::request::negotiate::{Form, Offer, Syntax};
+use crate::request::query::Query;
 use crate::request::respond::{self, Answer};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -27,11 +28,16 @@ pub(crate) struct Documents {
 }
 
 /// Answers a discovery path; `None` for other paths.
-pub(crate) fn answer(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Result<Option<Answer>, ApiError> {
+pub(crate) fn answer(
+    server: &Arc<Server>,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Option<Answer>, ApiError> {
     let documents = server.discovery.get_or_init(|| Documents::of(server));
     let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
     if let Some((body, etag)) = documents.aggregated.get(path).filter(|_| wants_aggregated(headers)) {
-        return Ok(Some(aggregated(headers, body, etag)));
+        return Ok(Some(aggregated(headers, query, body, etag)));
     }
     let tokens = &server.access.tokens;
     match path {
@@ -43,7 +49,7 @@ pub(crate) fn answer(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> R
         _ => {}
     }
     let Some(body) = documents.by_path.get(path) else { return Ok(None) };
-    Ok(Some(respond::encoded(StatusCode::OK, Form::of(headers)?, body.clone())))
+    Ok(Some(respond::encoded(StatusCode::OK, Form::of(headers, query, Offer::Documents)?, body.clone())))
 }
 
 fn key_set(keys: &Value) -> Answer {
@@ -69,14 +75,14 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     first == Some(true)
 }
 
-fn aggregated(headers: &HeaderMap, body: &Bytes, etag: &HeaderValue) -> Answer {
+fn aggregated(headers: &HeaderMap, query: &Query, body: &Bytes, etag: &HeaderValue) -> Answer {
     let mut response = if headers.get(IF_NONE_MATCH) == Some(etag) {
         let mut response = Response::new(control::Body::Full(Bytes::new()));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        let gzip = Form::of(headers).is_ok_and(|form| form.gzip);
-        respond::encoded(StatusCode::OK, Form { gzip, ..Form::default() }, body.clone())
+        let form = Form::of(headers, query, Offer::Documents).unwrap_or_default();
+        respond::encoded(StatusCode::OK, Form { syntax: Syntax::Json, ..form }, body.clone())
     };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
     response.headers_mut().insert(ETAG, etag.clone());

@@ -118,18 +118,23 @@ fn with_value(value: &Value, why: &str) -> String {
 
 /// `Pod "x" is invalid: spec.containers: Required value`, with every error as a cause.
 pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> ApiError {
-    let kind = if resource.group.is_empty() {
-        resource.kind.to_string()
-    } else {
-        format!("{}.{}", resource.kind, resource.group)
-    };
+    invalid_kind(&resource.group, &resource.kind, name, errors)
+}
+
+/// Like [`invalid`], of the options of a list or a watch.
+pub fn invalid_options(errors: &[FieldError]) -> ApiError {
+    invalid_kind("meta.k8s.io", "ListOptions", "", errors)
+}
+
+fn invalid_kind(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> ApiError {
+    let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
     let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
     let all = if let [one] = &texts[..] { one.clone() } else { format!("[{}]", texts.join(", ")) };
-    let message = format!("{kind} {name:?} is invalid: {all}");
+    let message = format!("{qualified} {name:?} is invalid: {all}");
     let causes = errors
         .iter()
         .map(|error| json!({"reason": error.kind.names().0, "message": error.message(), "field": error.field}));
-    let mut error = ApiError::about(Reason::Invalid, &resource.group, &resource.kind, name, message);
+    let mut error = ApiError::about(Reason::Invalid, group, kind, name, message);
     error.details["causes"] = causes.collect();
     error
 }

@@ -25,6 +25,7 @@ use crate::Server;
 use crate::authentication::ClientCertificate;
 use crate::metrics::{CONNECTIONS, HANDSHAKE_ERRORS};
 use crate::request::body::RequestBody;
+use crate::request::negotiate::Form;
 use crate::request::{Origin, Request, handle, respond};
 
 /// Without it half-open handshakes would hold their connections for ever.
@@ -104,7 +105,7 @@ async fn connection(
         async move {
             Ok::<_, Infallible>(match certificate {
                 Ok(certificate) => answer(&server, request, Origin::Connection(certificate)).await,
-                Err(error) => respond::error(&error).map(Answered::of),
+                Err(error) => respond::error(Form::default(), &error).map(Answered::of),
             })
         }
     });

@@ -17,7 +17,8 @@ use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::Server;
-use crate::request::negotiate::Form;
+use crate::request::negotiate::{Form, Offer};
+use crate::request::query::Query;
 use crate::request::respond::{self, Answer};
 
 /// What is kept.
@@ -30,9 +31,14 @@ pub(crate) struct Kept {
 }
 
 /// Answers an OpenAPI path; `None` for other paths.
-pub(crate) async fn answer(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Result<Option<Answer>, ApiError> {
+pub(crate) async fn answer(
+    server: &Arc<Server>,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Option<Answer>, ApiError> {
     let Some(rest) = path.strip_prefix("/openapi/") else { return Ok(None) };
-    let form = Form::of(headers)?;
+    let form = Form::of(headers, query, Offer::Documents)?;
     let (server, rest) = (server.clone(), rest.trim_end_matches('/').to_owned());
     let made = tokio::task::spawn_blocking(move || make(&server, &rest, form)).await;
     made.map_err(|error| ApiError::new(Reason::InternalError, format!("Internal error occurred: {error}")))

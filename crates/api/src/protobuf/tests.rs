@@ -260,6 +260,108 @@ fn every_field_that_is_on_the_wire_is_found() {
     }
 }
 
+#[test]
+fn every_field_of_every_type_survives_the_wire() {
+    for of in schema::types().filter(|of| of.scalar().is_none()) {
+        let mut sample = schema::tests::sample(of, 6);
+        drop_what_is_not_on_the_wire(&mut sample, of);
+        let bytes = encode::message(of, sample.to_string().as_bytes()).unwrap();
+        let mut seen = Map::new();
+        message(&bytes, of, 0, 0, &mut seen).unwrap();
+        assert_eq!(Value::Object(seen), sample, "{}", of.name());
+    }
+}
+
+/// `apiVersion` and `kind` of an object within another one.
+fn drop_what_is_not_on_the_wire(object: &mut Value, of: TypeRef) {
+    let Some(fields) = object.as_object_mut() else { return };
+    fields.retain(|name, _| of.field(name).unwrap().tags().next().is_some());
+    for (name, value) in fields {
+        let field = of.field(name).unwrap();
+        let Kind::Type(inner) = field.kind() else { continue };
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| drop_what_is_not_on_the_wire(item, inner)),
+            Value::Object(entries) if field.shape == Shape::Map => {
+                entries.values_mut().for_each(|entry| drop_what_is_not_on_the_wire(entry, inner));
+            }
+            other => drop_what_is_not_on_the_wire(other, inner),
+        }
+    }
+}
+
+#[test]
+fn what_is_written_is_what_the_wire_wants() {
+    let json =
+        br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"binaryData":{"b":"/w=="},"unknown":[1],
+        "data":null,"immutable":false}"#;
+    let of = type_of("v1", "ConfigMap").unwrap();
+    let raw = [data(1, data(1, "x")), data(3, map_entry("b", [0xff])), int(4, 0)].concat();
+    assert_eq!(encode::message(of, json).unwrap(), raw);
+    assert_eq!(encode::object(of, "v1", "ConfigMap", json).unwrap(), object("v1", "ConfigMap", &[raw.clone()]));
+    assert_eq!(encode::metadata_message(json).unwrap(), data(1, data(1, "x")));
+    let event = [data(1, "ADDED"), data(2, data(1, &raw))].concat();
+    let length = u32::try_from(event.len()).unwrap().to_be_bytes();
+    assert_eq!(encode::watch_frame("ADDED", &raw), [&length[..], &event].concat());
+    let list = [data(1, data(2, "7")), data(2, &raw)].concat();
+    let mut made = encode::list_head(br#"{"resourceVersion":"7"}"#).unwrap();
+    encode::item_head(raw.len(), &mut made);
+    made.extend_from_slice(&raw);
+    assert_eq!(made, list);
+}
+
+/// Fields of an enclosed message share one message where they stand together, long ones have long lengths, and unions of
+/// schemas are written as upstream's.
+#[test]
+fn writes_what_json_has_in_line() {
+    let long = "x".repeat(300);
+    let table = [
+        (
+            "v1",
+            "Volume",
+            json!({"name": "v", "emptyDir": {"medium": "Memory"}}),
+            vec![data(1, "v"), data(2, data(2, data(1, "Memory")))],
+        ),
+        (
+            "v1",
+            "EphemeralContainer",
+            json!({"name": "e", "image": long, "targetContainerName": "c"}),
+            vec![data(1, [data(1, "e"), data(2, &long)].concat()), data(2, "c")],
+        ),
+        (
+            "v1",
+            "EphemeralContainer",
+            json!({"name": "e", "targetContainerName": "c", "image": "i"}),
+            vec![data(1, data(1, "e")), data(2, "c"), data(1, data(2, "i"))],
+        ),
+    ];
+    for (version, short, json, expected) in table {
+        let of = schema::by_name(&format!("io.k8s.api.core.{version}.{short}")).unwrap();
+        assert_eq!(encode::message(of, json.to_string().as_bytes()).unwrap(), expected.concat(), "{json}");
+    }
+    let props = schema::by_name("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap();
+    let text = json!({"type": "string"});
+    let schema = json!({"items": text, "additionalProperties": false, "additionalItems": text, "enum": [1, "a"],
+        "dependencies": {"a": ["b"], "c": text}, "default": null, "maximum": 3});
+    let bytes = encode::message(props, schema.to_string().as_bytes()).unwrap();
+    let mut seen = Map::new();
+    message(&bytes, props, 0, 0, &mut seen).unwrap();
+    let mut expected = schema;
+    expected.as_object_mut().unwrap().shift_remove("default");
+    assert_eq!(Value::Object(seen), expected);
+    let list = encode::message(props, br#"{"items":[{"type":"string"},{"type":"string"}]}"#).unwrap();
+    let leaf = data(5, "string");
+    assert_eq!(list, data(24, [data(2, &leaf), data(2, &leaf)].concat()));
+}
+
+#[test]
+fn says_which_value_does_not_fit() {
+    let of = type_of("apps/v1", "Deployment").unwrap();
+    let refused = |json: &str| base::chain(&encode::message(of, json.as_bytes()).unwrap_err());
+    assert!(refused(r#"{"spec":{"replicas":"two"}}"#).contains("expected Int32 in replicas"));
+    assert!(refused(r#"{"spec":[]}"#).contains("spec"));
+    assert!(refused("{").starts_with("cannot write the object as protobuf: EOF"));
+}
+
 fn kinds() -> Vec<(&'static str, &'static str)> {
     schema::types().filter_map(TypeRef::kind).collect()
 }

@@ -1,6 +1,6 @@
 //! Reads the table that `cargo xtask gen` wrote: one line a type or field, references by name.
 //!
-//! Names and marks stay slices of the text, which is part of the binary; what is made at the first use is 40 bytes a field.
+//! Names and marks stay slices of the text, which is part of the binary; what is made at the first use is 48 bytes a field.
 
 use std::io::Read;
 use std::ops::Range;
@@ -89,7 +89,12 @@ impl Table {
             }
             None => Value::Type(self.by_name(value)?),
         };
-        Some(Field { name, shape, value, required: rest.split(' ').any(|word| word == "!"), rest })
+        let mut wire = [0; 3];
+        let tags = rest.split(' ').next().unwrap_or_default().split('.').filter(|tag| *tag != "-");
+        for (at, tag) in tags.enumerate() {
+            *wire.get_mut(at)? = tag.parse().ok()?;
+        }
+        Some(Field { name, shape, value, wire, required: rest.split(' ').any(|word| word == "!"), rest })
     }
 
     pub(super) fn by_name(&self, name: &str) -> Option<TypeRef> {

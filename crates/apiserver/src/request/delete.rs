@@ -135,7 +135,7 @@ pub async fn one(call: Call, body: Bytes) -> Result<Answer, ApiError> {
             if !resource.group.is_empty() {
                 details["group"] = (*resource.group).into();
             }
-            Ok(respond::success(StatusCode::OK, details))
+            Ok(respond::success(call.form, StatusCode::OK, details))
         }
     }
 }

@@ -30,7 +30,7 @@ use http::{HeaderMap, StatusCode};
 
 use self::body::RequestBody;
 use self::info::{RequestInfo, Target};
-use self::negotiate::{Form, RowObject};
+use self::negotiate::{Form, Offer, RowObject};
 use self::notes::Notes;
 use self::query::Query;
 use self::respond::Answer;
@@ -86,6 +86,8 @@ pub struct Call {
 /// Answers a request, whatever happens.
 pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
     let query = Query::of(&request.parts.uri);
+    // Errors are told in the form that the client reads; where there is none, in JSON: the error counts for more.
+    let form = Form::of(&request.parts.headers, &query, Offer::Documents).unwrap_or_default();
     let info = RequestInfo::of(&request.parts, &query);
     let target = info.target.as_ref();
     let served = target.and_then(|target| server.find(&target.group, &target.version, &target.resource));
@@ -93,7 +95,7 @@ pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
     let seen = Seen::begin(&request.parts.method, &info, served.as_ref(), dry_run);
     let notes = Arc::new(Notes::default());
     let answer = answer(server, request, query, info, served, &notes).await;
-    let mut answer = answer.unwrap_or_else(|error| respond::error(&error));
+    let mut answer = answer.unwrap_or_else(|error| respond::error(form, &error));
     respond::add_warnings(&mut answer, &notes.warnings());
     seen.end(answer)
 }
@@ -113,7 +115,8 @@ async fn answer(
         return other_path(server, &request.parts, &info.path, &query).await;
     };
     let served = served.ok_or_else(no_such_path)?;
-    let form = Form::of(&request.parts.headers);
+    let offer = if api::schema::type_of(&served.resource).is_some() { Offer::Objects } else { Offer::Custom };
+    let form = Form::of(&request.parts.headers, &query, offer);
     if kubelet_proxy::serves(&target) {
         let call = call(server, served, user, target, info.verb, query, &mut request, form.unwrap_or_default(), notes);
         return kubelet_proxy::answer(call, request).await;
@@ -321,10 +324,10 @@ async fn other_path(server: &Arc<Server>, parts: &Parts, path: &str, query: &Que
     if let Some(answer) = health::answer(server, path, query).await {
         return Ok(answer);
     }
-    if let Some(answer) = openapi::answer(server, path, &parts.headers).await? {
+    if let Some(answer) = openapi::answer(server, path, query, &parts.headers).await? {
         return Ok(answer);
     }
-    discovery::answer(server, path, &parts.headers)?.ok_or_else(no_such_path)
+    discovery::answer(server, path, query, &parts.headers)?.ok_or_else(no_such_path)
 }
 
 /// What a successful write that made something new answers with.

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use api::{ApiError, Object};
+use api::protobuf::encode;
+use api::{ApiError, Object, Reason};
 use bytes::Bytes;
 use control::Body;
 use flate2::Compression;
@@ -40,46 +41,89 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: Body) -> 
 }
 
 /// An error as a `Status`.
-pub fn error(error: &ApiError) -> Answer {
-    let status = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, error.to_status().to_string());
+pub fn error(form: Form, error: &ApiError) -> Answer {
+    let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = status(form, code, &error.to_status());
     if let Some(seconds) = error.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
 
+/// A `Status` in the syntax that the client asked for, whatever view it asked for.
+pub fn status(form: Form, code: StatusCode, status: &Value) -> Answer {
+    encoded(code, form, status.to_string().into())
+}
+
 /// `Status` of a success; `details` may be null.
-pub fn success(status: StatusCode, details: Value) -> Answer {
+pub fn success(form: Form, code: StatusCode, details: Value) -> Answer {
     let mut body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
     if !details.is_null() {
         body["details"] = details;
     }
-    json(status, body.to_string())
+    status(form, code, &body)
 }
 
 /// One object in the form that the client asked for.
 pub fn object(status: StatusCode, form: Form, object: &Object, served: &Served, now: jiff::Timestamp) -> Answer {
-    let json_bytes = match form.view {
-        View::Whole => object.json().clone(),
-        View::Metadata => metadata_of(&object.to_value()).to_string().into(),
-        View::Table => table::of_object(served, form.rows, &object.to_value(), now).to_string().into(),
+    let json_bytes = match (form.view, form.syntax) {
+        (View::Whole, Syntax::Protobuf) => return in_protobuf(status, form, object, &served.resource),
+        (View::Whole, _) => object.json().clone(),
+        (View::Metadata, _) => metadata_json(object.json()),
+        (View::Table, _) => table::of_object(served, form.rows, &object.to_value(), now).to_string().into(),
     };
     encoded(status, form, json_bytes)
 }
 
-/// Encoded JSON in the syntax that the client asked for, compressed where that is worth it.
-pub fn encoded(status: StatusCode, form: Form, body: Bytes) -> Answer {
-    let (content_type, body) = match form.syntax {
-        Syntax::Json => ("application/json", body),
-        Syntax::Yaml => ("application/yaml", to_yaml(&body).into()),
-    };
-    if !form.gzip || body.len() < GZIP_MIN {
-        return with_type(status, content_type, Body::Full(body));
+fn in_protobuf(status: StatusCode, form: Form, object: &Object, resource: &api::Resource) -> Answer {
+    let made = api::schema::type_of(resource).map(|of| object.protobuf(of));
+    match made {
+        Some(Ok(raw)) => {
+            let enveloped = encode::envelope(&resource.api_version(), &resource.kind, &raw);
+            compressed(with_type(status, form.syntax.media_type(), Body::Full(Bytes::new())), form, enveloped.into())
+        }
+        Some(Err(why)) => error(Form::default(), &unwritable(&why)),
+        None => encoded(status, Form { syntax: Syntax::Json, ..form }, object.json().clone()),
     }
-    let mut response = with_type(status, content_type, Body::Full(gzip(&body).into()));
-    mark_compressed(&mut response);
-    response
+}
+
+/// Stored bytes that do not fit their type: our bug, or a datastore that somebody else wrote to.
+pub fn unwritable(why: &encode::EncodeError) -> ApiError {
+    let why = base::chain(why);
+    tracing::error!(error = why, "an object cannot be written as protobuf");
+    ApiError::new(Reason::InternalError, format!("Internal error occurred: {why}"))
+}
+
+/// Encoded JSON in the syntax that the client asked for, compressed where that is worth it. What has no protobuf form is sent
+/// as JSON: the client reads the media type.
+pub fn encoded(status: StatusCode, form: Form, body: Bytes) -> Answer {
+    let (syntax, body) = match form.syntax {
+        Syntax::Json if form.pretty => (Syntax::Json, indented(&body)),
+        Syntax::Json => (Syntax::Json, body),
+        Syntax::Yaml => (Syntax::Yaml, to_yaml(&body).into()),
+        Syntax::Protobuf => match encode::document(&body) {
+            Ok(Some(document)) => (Syntax::Protobuf, document.into()),
+            Ok(None) => (Syntax::Json, body),
+            Err(why) => return error(Form::default(), &unwritable(&why)),
+        },
+    };
+    compressed(with_type(status, syntax.media_type(), Body::Full(Bytes::new())), form, body)
+}
+
+/// Puts a body into an answer, compressed where the client takes that and it is worth it.
+fn compressed(mut answer: Answer, form: Form, body: Bytes) -> Answer {
+    if form.gzip && body.len() > GZIP_MIN {
+        *answer.body_mut() = Body::Full(gzip(&body).into());
+        mark_compressed(&mut answer);
+    } else {
+        *answer.body_mut() = Body::Full(body);
+    }
+    answer
+}
+
+fn indented(json: &[u8]) -> Bytes {
+    let indented = serde_json::from_slice::<Value>(json).and_then(|value| serde_json::to_vec_pretty(&value));
+    indented.map_or_else(|_| Bytes::copy_from_slice(json), Bytes::from)
 }
 
 /// Says that a body is compressed.
@@ -97,6 +141,12 @@ pub fn add_warnings(response: &mut Answer, warnings: &[String]) {
             response.headers_mut().append(WARNING, value);
         }
     }
+}
+
+/// `PartialObjectMetadata` of an encoded object. Decodes nothing.
+pub fn metadata_json(object: &[u8]) -> Bytes {
+    let metadata = api::object::raw_metadata(object).unwrap_or("{}");
+    format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{metadata}}}"#).into()
 }
 
 /// `PartialObjectMetadata` of an object.

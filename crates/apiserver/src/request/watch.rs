@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use api::protobuf::encode::{self, EncodeError};
 use api::{ApiError, Object, Reason};
 use bytes::Bytes;
 use control::Body;
@@ -12,10 +13,11 @@ use futures::{Stream, StreamExt};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::negotiate::View;
+use super::negotiate::{Syntax, View};
 use super::respond::{self, Answer};
 use super::{Call, selectors};
-use crate::watch_cache::{EventKind, Expired, Start, WatchEvent, restamp};
+use crate::invalid::{FieldError, invalid_options};
+use crate::watch_cache::{EventKind, Expired, Protobuf, Start, WatchEvent, restamp};
 use crate::{conversion, metrics, table};
 
 /// How long a watch lasts at least that names no time: half of these are added by chance, so that watchers that began
@@ -29,6 +31,7 @@ pub async fn answer(call: Call) -> Result<Answer, ApiError> {
         let message = "the server does not allow this method on the requested resource";
         return Err(ApiError::about(Reason::MethodNotAllowed, &resource.group, &resource.plural, "", message));
     }
+    call.form.check_streams()?;
     let cache = call.cache().await?;
     let filter = selectors::filter(&call)?;
     let bookmarks = call.query.flag("allowWatchBookmarks");
@@ -40,16 +43,22 @@ pub async fn answer(call: Call) -> Result<Answer, ApiError> {
     let watching = cache.watch(call.server.caches.applied(), filter, start, bookmarks, Duration::from_secs(lasting));
     let stop = call.server.stop.clone();
     let sent = metrics::WATCH_EVENTS.with([&resource.group, &resource.version, &resource.plural]);
+    let media_type = match call.form.syntax {
+        Syntax::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
     let mut encoder = Encoder::of(call);
-    let encode = move |event| {
-        sent.inc();
-        Ok(encoder.encode(event))
-    };
     let body = match watching {
-        Ok(watching) => until(stop, watching.map(encode)).boxed(),
-        Err(expired) => futures::stream::iter([Ok(error_frame(&expired.into()))]).boxed(),
+        Ok(watching) => {
+            let encode = move |event| {
+                sent.inc();
+                Ok(encoder.encode(event))
+            };
+            until(stop, watching.map(encode)).boxed()
+        }
+        Err(expired) => futures::stream::iter([Ok(encoder.error(&expired.into()))]).boxed(),
     };
-    Ok(respond::with_type(StatusCode::OK, "application/json", Body::Stream(body)))
+    Ok(respond::with_type(StatusCode::OK, media_type, Body::Stream(body)))
 }
 
 async fn start(call: &Call, bookmarks: bool) -> Result<Start, ApiError> {
@@ -70,59 +79,80 @@ async fn start(call: &Call, bookmarks: bool) -> Result<Start, ApiError> {
 }
 
 fn check_match(call: &Call, initial: Option<bool>) -> Result<(), ApiError> {
-    let forbidden = |field: &str, why: &str| {
-        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}");
-        Err(ApiError::new(Reason::Invalid, message))
-    };
-    match (initial, call.query.get("resourceVersionMatch")) {
-        (None, Some(_)) => forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        (Some(_), Some("NotOlderThan")) | (None, None) => Ok(()),
-        (Some(_), _) => {
-            forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+    const FIELD: &str = "resourceVersionMatch";
+    let given = call.query.get(FIELD);
+    let mut errors = Vec::new();
+    if initial.is_some() && given != Some("NotOlderThan") {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(FIELD, why));
+    }
+    if let Some(given) = given {
+        if initial.is_none() {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(FieldError::forbidden(FIELD, why));
+        }
+        if given != "NotOlderThan" {
+            errors.push(FieldError::not_supported(FIELD, &json!(given), &["NotOlderThan"]));
+        }
+        if call.query.get("continue").is_some() {
+            errors.push(FieldError::forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided"));
         }
     }
+    if errors.is_empty() { Ok(()) } else { Err(invalid_options(&errors)) }
 }
 
 fn until<S: Stream>(stop: base::Stop, stream: S) -> impl Stream<Item = S::Item> {
     stream.take_until(async move { stop.stopped().await })
 }
 
-/// `{"type":"ERROR","object":<Status>}`
-pub fn error_frame(error: &ApiError) -> Bytes {
-    format!("{}\n", json!({"type": "ERROR", "object": error.to_status()})).into()
-}
-
 /// Writes events in the form that a watcher asked for.
 struct Encoder {
     call: Call,
+    /// How whole objects are written, where that is not as they are stored.
+    protobuf: Option<Protobuf>,
     /// Whether a table's columns have been sent: the first event carries them.
     columns_sent: bool,
 }
 
 impl Encoder {
     fn of(call: Call) -> Self {
-        Self { call, columns_sent: false }
+        let protobuf = (call.form.syntax == Syntax::Protobuf).then(|| Protobuf::of(&call.served.resource)).flatten();
+        Self { call, protobuf, columns_sent: false }
     }
 
     fn encode(&mut self, event: WatchEvent) -> Bytes {
         let plain = self.call.form.view == View::Whole && self.call.served.is_stored_form();
-        match event {
-            WatchEvent::Initial(entry) if plain => entry.added_frame(),
-            WatchEvent::Change(kind, change) if plain => change.frame(kind),
-            WatchEvent::Initial(entry) => self.converted(EventKind::Added, &entry.object, None),
-            WatchEvent::Change(kind, change) => {
+        let written = match (event, &self.protobuf) {
+            (WatchEvent::Initial(entry), None) if plain => return entry.added_frame(),
+            (WatchEvent::Change(kind, change), None) if plain => return change.frame(kind),
+            (WatchEvent::Initial(entry), Some(protobuf)) if plain => protobuf.frame(EventKind::Added, &entry.object),
+            (WatchEvent::Change(kind, change), Some(protobuf)) if plain => change.protobuf_frame(kind, protobuf),
+            (WatchEvent::Initial(entry), _) => self.converted(EventKind::Added, &entry.object, None),
+            (WatchEvent::Change(kind, change), _) => {
                 let revision = (kind == EventKind::Deleted).then_some(change.revision);
                 self.converted(kind, change.object(kind), revision)
             }
-            WatchEvent::Bookmark { revision, initial_events_end } => self.bookmark(revision, initial_events_end),
-            WatchEvent::Expired(expired) => error_frame(&Expired::into(expired)),
-        }
+            (WatchEvent::Bookmark { revision, initial_events_end }, _) => self.bookmark(revision, initial_events_end),
+            (WatchEvent::Expired(expired), _) => return self.error(&Expired::into(expired)),
+        };
+        written.unwrap_or_else(|why| self.error(&respond::unwritable(&why)))
     }
 
-    fn converted(&mut self, kind: EventKind, object: &Object, revision: Option<u64>) -> Bytes {
+    /// An `ERROR` event with a `Status`.
+    fn error(&self, error: &ApiError) -> Bytes {
+        self.event("ERROR", &error.to_status()).expect("a Status is written from its own fields")
+    }
+
+    fn event(&self, name: &str, object: &Value) -> Result<Bytes, EncodeError> {
+        if self.call.form.syntax == Syntax::Protobuf
+            && let Some(enveloped) = encode::document(object.to_string().as_bytes())?
+        {
+            return Ok(encode::watch_frame(name, &enveloped).into());
+        }
+        Ok(format!("{}\n", json!({"type": name, "object": object})).into())
+    }
+
+    fn converted(&mut self, kind: EventKind, object: &Object, revision: Option<u64>) -> Result<Bytes, EncodeError> {
         let tree = match revision {
             Some(revision) => {
                 let mut json = Vec::with_capacity(object.json().len() + 8);
@@ -140,7 +170,7 @@ impl Encoder {
                 self.without_repeated_columns(table::of_object(&self.call.served, rows, &tree, now))
             }
         };
-        line(&json!({"type": kind.name(), "object": shown}))
+        self.event(kind.name(), &shown)
     }
 
     fn without_repeated_columns(&mut self, mut table: Value) -> Value {
@@ -150,7 +180,7 @@ impl Encoder {
         table
     }
 
-    fn bookmark(&mut self, revision: u64, initial_events_end: bool) -> Bytes {
+    fn bookmark(&mut self, revision: u64, initial_events_end: bool) -> Result<Bytes, EncodeError> {
         let resource = &*self.call.served.resource;
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_events_end {
@@ -168,10 +198,6 @@ impl Encoder {
                 self.without_repeated_columns(table)
             }
         };
-        line(&json!({"type": "BOOKMARK", "object": object}))
+        self.event("BOOKMARK", &object)
     }
-}
-
-fn line(event: &Value) -> Bytes {
-    format!("{event}\n").into()
 }

@@ -456,7 +456,7 @@ async fn bodies_come_as_protobuf_too() {
         let request = request.header("accept", format!("{protobuf},application/json")).body(body).unwrap();
         let response = cluster.send(request).await;
         let status = response.status();
-        (status, serde_json::from_slice::<Value>(&read(response.into_body()).await).unwrap())
+        (status, api::protobuf::decode(&read(response.into_body()).await).unwrap().2)
     };
     let maps = "/api/v1/namespaces/default/configmaps";
     let map = |name: &str| {

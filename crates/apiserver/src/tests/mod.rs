@@ -9,6 +9,7 @@ mod forwarding;
 mod listener;
 mod operations;
 mod watches;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;

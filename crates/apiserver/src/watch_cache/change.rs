@@ -2,7 +2,9 @@
 
 use std::sync::OnceLock;
 
-use api::Object;
+use api::protobuf::encode::{self, EncodeError};
+use api::schema::TypeRef;
+use api::{Object, Resource};
 use bytes::Bytes;
 
 use super::frame;
@@ -53,11 +55,46 @@ pub struct Change {
     pub(crate) at: tokio::time::Instant,
     /// The frames that were asked for, each built once, in the order of [`EventKind`].
     frames: [OnceLock<Bytes>; 3],
+    /// The same in protobuf, once anybody has asked for one.
+    protobuf: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
+}
+
+/// How the objects of a resource are written in protobuf frames.
+#[derive(Debug, Clone)]
+pub struct Protobuf {
+    of: TypeRef,
+    api_version: String,
+    kind: String,
+}
+
+impl Protobuf {
+    /// Of a resource in its own form; `None` where its kind has no protobuf form.
+    pub fn of(resource: &Resource) -> Option<Self> {
+        let of = api::schema::type_of(resource)?;
+        Some(Self { of, api_version: resource.api_version(), kind: resource.kind.to_string() })
+    }
+
+    /// The frame of an event that shows an object as it is.
+    pub fn frame(&self, kind: EventKind, object: &Object) -> Result<Bytes, EncodeError> {
+        Ok(self.framed(kind, &object.protobuf(self.of)?))
+    }
+
+    fn framed(&self, kind: EventKind, raw: &[u8]) -> Bytes {
+        encode::watch_frame(kind.name(), &encode::envelope(&self.api_version, &self.kind, raw)).into()
+    }
 }
 
 impl Change {
     pub(crate) fn new(sequence: u64, revision: u64, old: Option<Object>, new: Option<Object>) -> Self {
-        Self { sequence, revision, old, new, at: tokio::time::Instant::now(), frames: Default::default() }
+        Self {
+            sequence,
+            revision,
+            old,
+            new,
+            at: tokio::time::Instant::now(),
+            frames: Default::default(),
+            protobuf: OnceLock::new(),
+        }
     }
 
     /// Keeps the frame that the new object is a slice of.
@@ -91,6 +128,23 @@ impl Change {
             }
         });
         built.clone()
+    }
+
+    /// Like [`Self::frame`], in protobuf. All watchers of a resource ask for the same form of it.
+    pub fn protobuf_frame(&self, kind: EventKind, form: &Protobuf) -> Result<Bytes, EncodeError> {
+        let frame = &self.protobuf.get_or_init(Box::default)[kind as usize];
+        if let Some(known) = frame.get() {
+            return Ok(known.clone());
+        }
+        let made = match kind {
+            EventKind::Deleted => {
+                let mut json = Vec::new();
+                frame::restamp(self.object(kind).json(), self.revision, &mut json);
+                form.framed(kind, &encode::message(form.of, &json)?)
+            }
+            _ => form.frame(kind, self.object(kind))?,
+        };
+        Ok(frame.get_or_init(|| made).clone())
     }
 
     /// How many bytes live on only because the history keeps them.

@@ -25,7 +25,7 @@ use futures::StreamExt;
 use store::{Batch, Range, Revision, Store, StoreError};
 use tokio::sync::watch;
 
-pub use change::{Change, EventKind};
+pub use change::{Change, EventKind, Protobuf};
 pub use frame::{frame, object_in_frame, restamp};
 pub use history::Expired;
 pub use resource_cache::{Entry, Observer, ResourceCache, Snapshot};
