@@ -241,8 +241,8 @@ impl Enclosing {
         for level in (kept..self.tags.len()).rev() {
             close(out, self.starts[level]);
         }
-        for level in kept..to.len() {
-            self.starts[level] = open(out, to[level]);
+        for (start, tag) in self.starts.iter_mut().zip(to).skip(kept) {
+            *start = open(out, *tag);
         }
         self.tags = to;
     }
