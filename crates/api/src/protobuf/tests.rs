@@ -297,7 +297,10 @@ fn what_is_written_is_what_the_wire_wants() {
     let of = type_of("v1", "ConfigMap").unwrap();
     let raw = [data(1, data(1, "x")), data(3, map_entry("b", [0xff])), int(4, 0)].concat();
     assert_eq!(encode::message(of, json).unwrap(), raw);
-    assert_eq!(encode::object(of, "v1", "ConfigMap", json).unwrap(), object("v1", "ConfigMap", &[raw.clone()]));
+    assert_eq!(
+        encode::object(of, "v1", "ConfigMap", json).unwrap(),
+        object("v1", "ConfigMap", std::slice::from_ref(&raw))
+    );
     assert_eq!(encode::metadata_message(json).unwrap(), data(1, data(1, "x")));
     let event = [data(1, "ADDED"), data(2, data(1, &raw))].concat();
     let length = u32::try_from(event.len()).unwrap().to_be_bytes();

@@ -311,8 +311,8 @@ mod tests {
             ),
             (format!("{PROTOBUF}{TABLE},application/json{TABLE}"), table, table, None),
             (format!("application/json{TABLE},application/json"), table, table, json),
-            (format!("application/json;as=Table;v=v2;g=meta.k8s.io,application/json"), json, json, json),
-            (format!("application/json;as=Pod,application/json"), json, json, json),
+            ("application/json;as=Table;v=v2;g=meta.k8s.io,application/json".to_owned(), json, json, json),
+            ("application/json;as=Pod,application/json".to_owned(), json, json, json),
             (
                 format!("{PROTOBUF}{METADATA},application/json"),
                 Some((View::Metadata, Syntax::Protobuf)),

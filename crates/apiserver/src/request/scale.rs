@@ -6,12 +6,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::body::decode;
-use super::negotiate::BodyKind;
+use super::negotiate::{BodyKind, View};
 use super::patch::Patch;
 use super::query::WriteOptions;
 use super::respond::{self, Answer};
 use super::{Call, metadata, read, write};
 use crate::invalid::{FieldError, invalid};
+use crate::table;
 
 /// Answers `get`.
 pub async fn get(call: Call) -> Result<Answer, ApiError> {
@@ -68,7 +69,13 @@ enum Given {
 }
 
 fn answer(call: &Call, object: &Object) -> Answer {
-    respond::encoded(StatusCode::OK, call.form, scale_of(&object.to_value()).to_string().into())
+    let scale = scale_of(&object.to_value());
+    let shown = match call.form.view {
+        View::Whole => scale,
+        View::Metadata => respond::metadata_of(&scale),
+        View::Table => table::of_scale(&scale, call.form.rows, call.server.config.clock.now()),
+    };
+    respond::encoded(StatusCode::OK, call.form, shown.to_string().into())
 }
 
 /// The `autoscaling/v1` `Scale` of a workload.

@@ -169,9 +169,9 @@ async fn large_answers_are_compressed_for_who_takes_it() {
         cluster.post(CONFIG_MAPS, config_map(name, json!({"k": text}))).await;
     }
     let plain = cluster.get(CONFIG_MAPS).await;
-    let table = format!("application/json;as=Table;g=meta.k8s.io;v=v1");
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
     for (accept, compressed) in
-        [("application/json", true), (PROTOBUF, true), ("application/yaml", true), (&*table, false)]
+        [("application/json", true), (PROTOBUF, true), ("application/yaml", true), (table, false)]
     {
         let uri = if compressed { CONFIG_MAPS.to_owned() } else { format!("{CONFIG_MAPS}?includeObject=None") };
         let request = Request::get(&uri).header("accept", accept).header("accept-encoding", "br, gzip");

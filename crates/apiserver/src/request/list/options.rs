@@ -159,7 +159,7 @@ mod tests {
                 options(Moment::NotOlderThan(7), 5, None),
             ),
             ("resourceVersion=7&resourceVersionMatch=Exact".to_owned(), options(Moment::Exact(7), 0, None)),
-            (format!("limit=5&continue={}", token(7, &key)), options(Moment::Exact(7), 5, Some(key.clone()))),
+            (format!("limit=5&continue={}", token(7, &key)), options(Moment::Exact(7), 5, Some(key))),
             (
                 format!("continue={}", token(-1, &Key::new("", "n"))),
                 options(Moment::Consistent, 0, Some(Key::new("", "n"))),
