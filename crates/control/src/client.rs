@@ -239,7 +239,19 @@ impl Client {
 
     /// Replaces an object's status and nothing else of it.
     pub async fn update_status(&self, resource: &Resource, key: &Key, body: Bytes) -> Result<Object, ClientError> {
-        let result = self.object(resource, Method::PUT, &path(resource, key, Some("status")), Some(JSON), body).await;
+        self.update_part(resource, key, "status", body).await
+    }
+
+    /// Replaces what one subresource (`status`, `approval`) shows of an object.
+    pub async fn update_part(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        subresource: &str,
+        body: Bytes,
+    ) -> Result<Object, ClientError> {
+        let uri = path(resource, key, Some(subresource));
+        let result = self.object(resource, Method::PUT, &uri, Some(JSON), body).await;
         self.observe(resource, Some(key), &result);
         result
     }

@@ -8,7 +8,8 @@ use crate::Settings;
 
 pub(crate) fn settings() -> Arc<Settings> {
     let cluster_cidr = "10.42.0.0/16".parse().expect("a network");
-    Arc::new(Settings { root_ca_pem: "PEM".to_owned(), cluster_cidr, node_cidr_mask: 24 })
+    let authority = Some(crate::certificates::authority::tests::authority());
+    Arc::new(Settings { root_ca_pem: "PEM".to_owned(), authority, cluster_cidr, node_cidr_mask: 24 })
 }
 
 pub(crate) fn namespace(name: &str) -> Value {

@@ -4,6 +4,7 @@
 //! event messages are upstream's kube-controller-manager's.
 
 pub mod cronjob;
+pub mod certificates;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
@@ -17,6 +18,7 @@ pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourcequota;
 pub mod root_ca_publisher;
 pub mod serviceaccount;
 pub mod statefulset;
@@ -44,9 +46,12 @@ use base::{Random, SharedClock, Stop, Tasks};
 use control::{Client, Component, Controller, Informers, Recorder};
 use ipnet::Ipv4Net;
 
-/// Every controller that reconciles one resource. Beside them runs the [`garbage_collector`], which looks at all of them.
+/// Every controller that reconciles one resource. Beside them run [`WIDE`].
 pub const CONTROLLERS: &[Descriptor] = &[
     cronjob::CONTROLLER,
+    certificates::approving::CONTROLLER,
+    certificates::cleaner::CONTROLLER,
+    certificates::signing::CONTROLLER,
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
     disruption::CONTROLLER,
@@ -67,6 +72,21 @@ pub const CONTROLLERS: &[Descriptor] = &[
     ttlafterfinished::CONTROLLER,
 ];
 
+/// Controllers that look at all resources, whatever is served.
+pub const WIDE: &[Wide] = &[
+    Wide { name: garbage_collector::NAME, make: |ctx| garbage_collector::GarbageCollector::new(ctx) },
+    Wide { name: resourcequota::NAME, make: |ctx| resourcequota::QuotaController::new(ctx) },
+];
+
+/// A row of [`WIDE`].
+#[derive(Debug, Clone, Copy)]
+pub struct Wide {
+    /// The name of the controller and of its identity.
+    pub name: &'static str,
+    /// Makes it.
+    pub make: fn(Ctx) -> Arc<dyn Component>,
+}
+
 /// A row of [`CONTROLLERS`].
 pub type Descriptor = control::Descriptor<Settings>;
 
@@ -78,6 +98,8 @@ pub type Ctx = control::Ctx<Settings>;
 pub struct Settings {
     /// The certificates by which pods trust the API server, in PEM.
     pub root_ca_pem: String,
+    /// Signs certificates for the cluster's own signers; nobody does where there is none.
+    pub authority: Option<Arc<certificates::authority::Authority>>,
     /// Where pod addresses come from.
     pub cluster_cidr: Ipv4Net,
     /// The prefix length of a node's part of it.
@@ -116,27 +138,32 @@ pub async fn run(config: Config, stop: Stop) {
             }
         });
     }
-    let ctx = context(&config, &settings, &informers, &tasks, &stop, garbage_collector::NAME);
-    tasks.supervise(garbage_collector::NAME, stop.clone(), move |stop| {
-        let collector = garbage_collector::GarbageCollector::new(ctx.clone());
-        async move {
-            collector.run(stop).await;
-            Ok::<(), Infallible>(())
-        }
-    });
+    for wide in WIDE {
+        let ctx = context(&config, &settings, &informers, &tasks, &stop, wide.name);
+        tasks.supervise(wide.name, stop.clone(), move |stop| {
+            let controller = (wide.make)(ctx.clone());
+            async move {
+                controller.run(stop).await;
+                Ok::<(), Infallible>(())
+            }
+        });
+    }
     stop.stopped().await;
     tasks.join().await;
 }
 
-/// Rows that write as another one, since upstream has one controller and one service account for both.
-const SHARED_IDENTITIES: &[(&Descriptor, &Descriptor)] = &[
-    (&node_ipam::CONTROLLER, &node_lifecycle::CONTROLLER),
-    (&disruption::stale_condition::CONTROLLER, &disruption::CONTROLLER),
+/// Rows that write under another name than their own, since upstream has one service account for several of them.
+const SHARED_IDENTITIES: &[(&Descriptor, &str)] = &[
+    (&certificates::approving::CONTROLLER, certificates::IDENTITY),
+    (&certificates::cleaner::CONTROLLER, certificates::IDENTITY),
+    (&certificates::signing::CONTROLLER, certificates::IDENTITY),
+    (&disruption::stale_condition::CONTROLLER, disruption::CONTROLLER.name),
+    (&node_ipam::CONTROLLER, node_lifecycle::CONTROLLER.name),
 ];
 
 /// The service account of a controller.
 fn identity(name: &str) -> &str {
-    SHARED_IDENTITIES.iter().find(|(row, _)| row.name == name).map_or(name, |(_, other)| other.name)
+    SHARED_IDENTITIES.iter().find(|(row, _)| row.name == name).map_or(name, |(_, identity)| identity)
 }
 
 fn context(

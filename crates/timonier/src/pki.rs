@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base::SharedClock;
+use controllers::certificates::authority::Authority;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
@@ -71,6 +72,12 @@ impl Pki {
     /// The CA's certificate, PEM.
     pub(crate) fn ca_pem(&self) -> &str {
         &self.ca_pem
+    }
+
+    /// What signs certificates on request.
+    pub(crate) fn authority(&self) -> Result<Authority> {
+        let key = read(&self.folder.join("ca.key"))?;
+        Authority::from_pem(&self.ca_pem, &key).context("the cluster's certificate authority cannot sign")
     }
 
     /// The certificate of that name, made anew where it is missing, near its end, or made for something else.

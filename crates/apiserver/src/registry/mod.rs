@@ -9,6 +9,7 @@ pub mod autoscaling;
 pub mod batch;
 pub mod check;
 pub mod claim_spec;
+pub mod certificates;
 pub mod conditions;
 pub mod coordination;
 pub mod core;
@@ -70,6 +71,8 @@ pub const STRATEGIES: &[Descriptor] = &[
     // batch/v1
     batch::cron_job::DESCRIPTOR,
     batch::job::DESCRIPTOR,
+    // certificates.k8s.io/v1
+    certificates::certificate_signing_request::DESCRIPTOR,
     // coordination.k8s.io/v1
     coordination::LEASE,
     // discovery.k8s.io/v1

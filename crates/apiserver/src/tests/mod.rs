@@ -4,6 +4,7 @@ mod access;
 mod admission;
 mod behaviour;
 mod encryption;
+mod certificates;
 mod eviction;
 mod forwarding;
 mod listener;

@@ -63,6 +63,7 @@ struct World {
     fault: Option<(usize, Fault)>,
     delay: Duration,
     on_create: Option<fn(&mut Value)>,
+    on_review: Option<fn(&mut Value)>,
 }
 
 /// Group and plural name of a resource.
@@ -105,6 +106,7 @@ impl Api {
             fault: None,
             delay: Duration::ZERO,
             on_create: None,
+            on_review: None,
         };
         Self { world: Arc::new(Mutex::new(world)), logged: Arc::new(watch::Sender::new(0)) }
     }
@@ -137,6 +139,11 @@ impl Api {
     /// Changes every object that is created, as a kubelet or an admission plugin would.
     pub fn on_create(&self, change: fn(&mut Value)) {
         self.lock().on_create = Some(change);
+    }
+
+    /// Answers what is posted and not stored, such as access reviews.
+    pub fn on_review(&self, answer: fn(&mut Value)) {
+        self.lock().on_review = Some(answer);
     }
 
     /// How many writes came over counted transports.
@@ -217,8 +224,10 @@ impl Api {
         if parsed.method == Method::GET {
             return Ok(world.read(&parsed));
         }
+        // A review changes nothing.
+        let review = !parsed.resource.serves(api::Verb::List) && parsed.subresource.is_none();
         let mut fault = None;
-        if counted {
+        if counted && !review {
             world.writes += 1;
             fault = world.fault.filter(|(number, _)| *number == world.writes).map(|(_, fault)| fault);
         }
@@ -391,6 +400,11 @@ impl World {
     fn write(&mut self, request: &Request) -> Result<Value, ApiError> {
         let (resource, key) = (request.resource, &request.key);
         match (request.method.as_str(), request.subresource.as_deref()) {
+            ("POST", None) if !resource.serves(api::Verb::List) => {
+                let mut review = request.json()?;
+                self.on_review.inspect(|answer| answer(&mut review));
+                Ok(review)
+            }
             ("POST", None) => self.create(resource, &key.namespace, request.json()?),
             ("DELETE", None) if key.name.is_empty() => {
                 let mut keys: Vec<Key> = self.table(resource).keys().cloned().collect();

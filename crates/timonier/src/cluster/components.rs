@@ -31,7 +31,7 @@ pub(super) async fn start(ground: Ground, kubelet_listener: TcpListener) -> Resu
     let ground = Arc::new(ground);
     let (bring, late) = late_network();
     let runtime = open_runtime(&ground, late).await?;
-    controllers(&ground);
+    controllers(&ground)?;
     scheduler(&ground);
     kubelet(&ground, runtime, kubelet_listener)?;
     node_network(&ground, bring);
@@ -69,7 +69,8 @@ async fn open_runtime(ground: &Ground, network: LateNetwork) -> Result<Arc<runti
     runtime::Embedded::open(config).await.context("cannot open the container runtime")
 }
 
-fn controllers(ground: &Arc<Ground>) {
+fn controllers(ground: &Arc<Ground>) -> Result<()> {
+    let authority = Arc::new(ground.pki.authority()?);
     let shared = ground.clone();
     ground.tasks.spawn("controllers", async move {
         let ground = shared.clone();
@@ -81,12 +82,14 @@ fn controllers(ground: &Arc<Ground>) {
             random: shared.random.clone(),
             settings: controllers::Settings {
                 root_ca_pem: shared.pki.ca_pem().to_owned(),
+                authority: Some(authority),
                 cluster_cidr: shared.options.cluster_cidr,
                 node_cidr_mask: NODE_PREFIX,
             },
         };
         controllers::run(config, shared.stop.child()).await;
     });
+    Ok(())
 }
 
 fn scheduler(ground: &Arc<Ground>) {
