@@ -3,8 +3,8 @@
 //! All of them share one set of caches and write under their own identities. Names, behaviour, conditions, reasons and
 //! event messages are upstream's kube-controller-manager's.
 
-pub mod cronjob;
 pub mod certificates;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;

@@ -3,8 +3,8 @@
 mod access;
 mod admission;
 mod behaviour;
-mod encryption;
 mod certificates;
+mod encryption;
 mod eviction;
 mod forwarding;
 mod listener;
