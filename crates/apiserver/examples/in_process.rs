@@ -56,6 +56,7 @@ fn config() -> Config {
             build_date: String::new(),
             platform: String::new(),
         },
+        static_tokens: Default::default(),
         encryption: Arc::new(EncryptionKeys::ephemeral()),
         limits: Limits::default(),
         metrics: Vec::new(),

@@ -24,7 +24,8 @@ impl Access {
     pub async fn start(config: &Config, caches: &Arc<Caches>) -> Result<Arc<Self>, StartError> {
         let tokens = Tokens::new(&config.service_account_key_pem, &config.issuer);
         let tokens = Arc::new(tokens.map_err(|error| StartError::SigningKey(error.to_string()))?);
-        let authenticator = Authenticator::new(tokens.clone(), caches.clone(), config.clock.clone());
+        let authenticator =
+            Authenticator::new(tokens.clone(), config.static_tokens.clone(), caches.clone(), config.clock.clone());
         let authorization = Authorization::start(caches).await;
         let authorization = authorization.map_err(|source| StartError::Bootstrap {
             path: "/apis/rbac.authorization.k8s.io/v1".to_owned(),

@@ -8,6 +8,7 @@ use base::{Random, SharedClock};
 use bytes::Bytes;
 use ipnet::IpNet;
 
+use crate::authentication::static_tokens::StaticTokens;
 use crate::encryption::EncryptionKeys;
 
 use crate::limits::Limits;
@@ -40,6 +41,8 @@ pub struct Config {
     pub kubelet_client: Arc<rustls::ClientConfig>,
     /// What `/version` says.
     pub version: Version,
+    /// Bearer tokens from a file.
+    pub static_tokens: StaticTokens,
     /// What secrets are sealed with in the store.
     pub encryption: Arc<EncryptionKeys>,
     /// How much clients may ask.

@@ -3,8 +3,11 @@
 //! The behaviour is that of the Kubernetes documentation's "Authenticating": the first authenticator that recognises a
 //! credential decides; a credential that is presented and not valid is refused, never passed over.
 
+mod bootstrap_token;
 pub mod certificate;
+pub(crate) mod impersonation;
 pub mod review;
+pub mod static_tokens;
 pub mod token_request;
 
 use std::collections::BTreeMap;
@@ -17,6 +20,7 @@ use http::header::AUTHORIZATION;
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::certificate::ClientCertificate;
+use self::static_tokens::StaticTokens;
 use crate::tokens::{Claims, Reference, TokenError, Tokens};
 use crate::watch_cache::Caches;
 
@@ -74,23 +78,33 @@ impl UserInfo {
     }
 }
 
-/// Paths that need no credentials: probes and load balancers have none. What may be read there is up to RBAC
-/// (`system:public-info-viewer`).
-const OPEN_PATHS: [&str; 4] = ["/livez", "/readyz", "/healthz", "/version"];
+/// Paths that need no credentials: probes and load balancers have none, nor who verifies our tokens or is about to join.
+/// What may be read there is up to RBAC (`system:public-info-viewer`). Everything else is closed to who has none: upstream
+/// asks RBAC there too, which is one wrong binding away from an open cluster.
+const OPEN_PATHS: [&str; 7] = [
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/version",
+    "/openid/v1/jwks",
+    "/.well-known/openid-configuration",
+    "/api/v1/namespaces/kube-public/configmaps/cluster-info",
+];
 /// How long a token outlives the deletion mark of what it is bound to: a pod that is ending still has work to do.
 const DELETED_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// Finds out who sends a request.
 pub struct Authenticator {
     tokens: Arc<Tokens>,
+    static_tokens: StaticTokens,
     caches: Arc<Caches>,
     clock: SharedClock,
 }
 
 impl Authenticator {
-    /// Checks service account tokens against the objects in `caches`.
-    pub fn new(tokens: Arc<Tokens>, caches: Arc<Caches>, clock: SharedClock) -> Self {
-        Self { tokens, caches, clock }
+    /// Checks tokens against a file's and against the objects in `caches`.
+    pub fn new(tokens: Arc<Tokens>, static_tokens: StaticTokens, caches: Arc<Caches>, clock: SharedClock) -> Self {
+        Self { tokens, static_tokens, caches, clock }
     }
 
     /// The sender of a request to `path`. `certificate` is the client's own, which TLS has verified against the client CA.
@@ -118,9 +132,47 @@ impl Authenticator {
         if open { Ok(Arc::new(UserInfo::anonymous())) } else { Err(unauthorized()) }
     }
 
-    /// Whose token it is, and for which of `audiences`: signed by us, in its time, and everything that it is bound to still
-    /// exists. The outer error is the server's own.
+    /// Whose token it is, and for which of `audiences`. The outer error is the server's own.
     pub async fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Result<(UserInfo, Vec<String>), TokenError>, ApiError> {
+        let user = match self.static_tokens.user(token) {
+            Some(user) => (**user).clone(),
+            None => match bootstrap_token::split(token) {
+                Some((id, secret)) => match self.bootstrap_token(id, secret).await? {
+                    Some(user) => user,
+                    None => return Ok(Err(TokenError::Invalid)),
+                },
+                None => return self.service_account_token(token, audiences).await,
+            },
+        };
+        // Such tokens name no audience: they are for this server.
+        let own = self.tokens.issuer();
+        if audiences.iter().any(|audience| audience == own) {
+            return Ok(Ok((user, vec![own.to_owned()])));
+        }
+        Ok(Err(TokenError::Audience))
+    }
+
+    async fn bootstrap_token(&self, id: &str, secret: &str) -> Result<Option<UserInfo>, ApiError> {
+        let cache = self.caches.of(resources::SECRETS).await?;
+        let key = Key::new("kube-system", bootstrap_token::secret_name(id).as_str());
+        // Neither a deletion nor a new secret is overlooked.
+        self.caches.fresh().await;
+        let Some(object) = cache.get(&key) else { return Ok(None) };
+        match bootstrap_token::user(id, secret, &object.to_value(), self.clock.now()) {
+            Ok(user) => Ok(Some(user)),
+            Err(why) => {
+                tracing::debug!(secret = %key, why, "refused a bootstrap token");
+                Ok(None)
+            }
+        }
+    }
+
+    /// A service account's token: signed by us, in its time, and everything that it is bound to still exists.
+    async fn service_account_token(
         &self,
         token: &str,
         audiences: &[String],

@@ -76,6 +76,7 @@ fn config(store: Arc<MemoryStore>) -> Config {
             build_date: String::new(),
             platform: "linux/amd64".to_owned(),
         },
+        static_tokens: Default::default(),
         encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
         limits: crate::Limits::default(),
         metrics: Vec::new(),

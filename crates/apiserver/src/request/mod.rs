@@ -34,8 +34,8 @@ use self::negotiate::{Form, Offer, RowObject};
 use self::notes::Notes;
 use self::query::Query;
 use self::respond::Answer;
+use crate::authentication::impersonation::Impersonation;
 use crate::authentication::{ClientCertificate, UserInfo};
-use crate::authorization::Attributes;
 use crate::metrics::{self, Seen};
 use crate::registry::Context;
 use crate::server::Served;
@@ -268,50 +268,13 @@ async fn authenticate(server: &Server, request: &mut Request, info: &RequestInfo
     }
 }
 
-/// Lets a user act as another, where both the user and each group, uid and extra field of the other are allowed.
+/// Lets a user act as another, where every part of the other is allowed.
 fn impersonate(server: &Server, user: Arc<UserInfo>, headers: &HeaderMap) -> Result<Arc<UserInfo>, ApiError> {
-    let values = |name: &str| {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let (names, groups) = (values("impersonate-user"), values("impersonate-group"));
-    let Some(name) = names.first() else {
-        if groups.is_empty() && values("impersonate-uid").is_empty() {
-            return Ok(user);
-        }
-        let message = "requested groups, uid or extra without impersonating a user";
-        return Err(ApiError::new(Reason::InternalError, format!("Internal error occurred: {message}")));
-    };
-    let service_account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-    let as_user = match service_account {
-        Some((namespace, account)) => impersonation("serviceaccounts", namespace, account),
-        None => impersonation("users", "", name),
-    };
-    let check = |attributes: &Attributes| server.access.authorization.check(&user, attributes);
-    check(&as_user)?;
-    for group in &groups {
-        check(&impersonation("groups", "", group))?;
+    let Some(other) = Impersonation::read(headers)? else { return Ok(user) };
+    for needed in &other.needs {
+        server.access.authorization.check(&user, needed)?;
     }
-    let mut other = match service_account {
-        Some((namespace, account)) if groups.is_empty() => UserInfo::service_account(namespace, account),
-        _ => UserInfo::new(name.clone(), &groups.iter().map(String::as_str).collect::<Vec<_>>()),
-    };
-    if let Some(uid) = values("impersonate-uid").pop() {
-        let attributes = Attributes { group: "authentication.k8s.io".to_owned(), ..impersonation("uids", "", &uid) };
-        check(&attributes)?;
-        other.uid = uid;
-    }
-    Ok(Arc::new(other))
-}
-
-fn impersonation(resource: &str, namespace: &str, name: &str) -> Attributes {
-    Attributes {
-        verb: "impersonate".to_owned(),
-        resource: resource.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        version: "v1".to_owned(),
-        ..Attributes::default()
-    }
+    Ok(Arc::new(other.user))
 }
 
 async fn other_path(server: &Arc<Server>, parts: &Parts, path: &str, query: &Query) -> Result<Answer, ApiError> {

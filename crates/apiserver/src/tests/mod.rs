@@ -116,6 +116,7 @@ impl Cluster {
                 build_date: String::new(),
                 platform: "linux/amd64".to_owned(),
             },
+            static_tokens: Default::default(),
             encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
             limits: Limits::default(),
             metrics: Vec::new(),

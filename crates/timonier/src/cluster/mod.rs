@@ -124,6 +124,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         advertise: SocketAddr::from((node_ip, options.api_port)),
         kubelet_client: pki::client_tls(&pki.leaf("kubelet-client", &kubelet_client())?, pki.ca_pem())?,
         version: version(),
+        static_tokens: options.static_tokens()?,
         encryption: Arc::new(encryption::keys(data)?),
         limits: apiserver::Limits::default(),
         metrics: Vec::new(),

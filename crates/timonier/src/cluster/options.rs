@@ -1,8 +1,10 @@
 //! What a cluster can be told at its start. The defaults are a working cluster.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use apiserver::authentication::static_tokens::StaticTokens;
 use clap::Args;
 use ipnet::Ipv4Net;
 
@@ -30,6 +32,9 @@ pub(crate) struct Options {
     /// The domain that services' names end with.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
+    /// Lets in who shows a bearer token of this file: a line is `token,user,uid,"group,group"`.
+    #[arg(long, value_name = "FILE")]
+    token_auth_file: Option<PathBuf>,
 }
 
 /// How many of the cluster's addresses each node gets.
@@ -46,6 +51,14 @@ impl Options {
             None => Ok(name),
             Some(why) => anyhow::bail!("the node name {name:?} cannot be used: {why}; choose another with --node-name"),
         }
+    }
+
+    /// The tokens of `--token-auth-file`.
+    pub(super) fn static_tokens(&self) -> Result<StaticTokens> {
+        let Some(path) = &self.token_auth_file else { return Ok(StaticTokens::default()) };
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("cannot read the token file {}", path.display()))?;
+        StaticTokens::parse(&text).with_context(|| format!("cannot use the token file {}", path.display()))
     }
 
     /// The address of the Service `kubernetes`: the first of its range.
