@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use base::{Random, Stop, Tasks};
+use control::harness::Api;
+use control::{Client, Component, Controller, Informers, Recorder};
 use serde_json::{Value, json};
 
-use crate::Settings;
+use crate::{Ctx, Descriptor, Settings};
 
 pub(crate) fn settings() -> Arc<Settings> {
     let cluster_cidr = "10.42.0.0/16".parse().expect("a network");
@@ -36,4 +39,35 @@ pub(crate) fn make_ready(pod: &mut Value) -> bool {
     pod["spec"]["nodeName"] = "node".into();
     pod["status"] = ready_status(&created);
     true
+}
+
+/// Runs one controller over a cluster, undisturbed.
+pub(crate) async fn with_controller(
+    descriptor: &'static Descriptor,
+    objects: impl IntoIterator<Item = Value>,
+    test: impl AsyncFnOnce(&Api),
+) {
+    let api = Api::new(Random::from_seed(1));
+    objects.into_iter().for_each(|object| drop(api.put(object)));
+    let (tasks, stop, clock) = (Tasks::new("test"), Stop::new(), Arc::new(api.clock()));
+    let client = Client::new(api.transport(), "test");
+    let informers = Informers::new(client.clone(), tasks.clone(), stop.clone());
+    let bystander = Client::new(api.bystander(), "test");
+    let recorder = Recorder::new(bystander, &tasks, stop.clone(), clock.clone(), "test", "");
+    let ctx = Ctx { client, informers, clock, random: Random::from_seed(2), recorder, settings: settings() };
+    tasks.spawn("controller", Controller::new(descriptor, ctx).run(stop.clone()));
+    test(&api).await;
+    stop.stop();
+    tasks.join().await;
+}
+
+/// Waits until something holds of the cluster.
+pub(crate) async fn until(api: &Api, what: &str, holds: impl Fn(&Api) -> bool) {
+    for _ in 0..1000 {
+        if holds(api) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("{what}: not within 100 seconds");
 }

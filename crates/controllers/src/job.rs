@@ -77,20 +77,21 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     if job["spec"]["managedBy"].as_str().is_some_and(|name| name != MANAGED_BY) {
         return Ok(Next::OnChange);
     }
-    // Of an earlier Job of that name, or of one that counts no more.
     let finished = conditions::is_true(&job["status"], "Complete") || conditions::is_true(&job["status"], "Failed");
-    let ours = |pod: &&Object| {
-        let owner = pod.controller().map(|owner| &*owner.uid);
-        !finished && object.as_ref().is_some_and(|job| owner == Some(job.uid()))
+    let Some(object) = object.filter(|_| !finished) else {
+        // Nobody counts them any more.
+        untrack(ctx, &tracked).await?;
+        return Ok(Next::OnChange);
     };
-    let strays: Vec<&Object> = tracked.iter().filter(|pod| !ours(pod)).collect();
-    let adoptable = |pod: &Object| pod.controller().is_none() && object.is_some() && !finished;
-    untrack(ctx, strays.into_iter().filter(|pod| !adoptable(pod))).await?;
-    let Some(object) = object.filter(|_| !finished) else { return Ok(Next::OnChange) };
     let selector = claims::selector(resources::JOBS, &job, key)?;
-    let pods = ctx.cache(resources::PODS);
-    let claims = claims::claims(&pods, &object, &selector);
+    let claims = claims::claims(&ctx.cache(resources::PODS), &object, &selector);
     claims::settle_with(ctx, resources::JOBS, &object, resources::PODS, &claims, Some(TRACKING)).await?;
+    // Of an earlier Job of that name, or orphans that this one does not adopt.
+    let strays = tracked.iter().filter(|pod| match pod.controller() {
+        Some(owner) => *owner.uid != *object.uid(),
+        None => claims.adopt.iter().all(|adopted| adopted.uid() != pod.uid()),
+    });
+    untrack(ctx, strays).await?;
     let adopted = claims.adopt.iter().map(|pod| JobPod::of(pod, true));
     let owned = claims.owned.iter().map(|pod| JobPod::of(pod, false));
     let view =

@@ -61,6 +61,7 @@ pub const STRATEGIES: &[Descriptor] = &[
     core::service::DESCRIPTOR,
     core::service_account::DESCRIPTOR,
     // apps/v1
+    apps::controller_revision::DESCRIPTOR,
     apps::daemon_set::DESCRIPTOR,
     apps::deployment::DESCRIPTOR,
     apps::replica_set::DESCRIPTOR,

@@ -89,6 +89,44 @@ fn context<'a>(parts: &'a Parts, user: &'a UserInfo) -> Context<'a> {
     Context { user, now: parts.config.clock.now(), random: &parts.config.random, dry_run: false, notes: &NOTES }
 }
 
+/// What the strategy of a resource makes of objects.
+pub(crate) struct Bench(Fixture);
+
+impl Bench {
+    pub(crate) async fn new() -> Self {
+        Self(Fixture::new().await)
+    }
+
+    fn strategy(&self, resource: &Resource) -> Arc<dyn Strategy> {
+        let row = STRATEGIES.iter().find(|row| row.resource == resource).unwrap();
+        (row.strategy)(&self.0.parts)
+    }
+
+    pub(crate) fn defaulted(&self, resource: &Resource, mut object: Value) -> Value {
+        self.strategy(resource).default(&mut object);
+        object
+    }
+
+    pub(crate) fn complaints(&self, resource: &Resource, object: &Value) -> Vec<String> {
+        let user = UserInfo::new("eve", &[]);
+        let errors = self.strategy(resource).validate(&context(&self.0.parts, &user), object);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn complaints_of_update(&self, resource: &Resource, new: &Value, old: &Value) -> Vec<String> {
+        let user = UserInfo::new("eve", &[]);
+        let errors = self.strategy(resource).validate_update(&context(&self.0.parts, &user), new, old);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn complaints_of_status(&self, resource: &Resource, new: &Value, old: &Value) -> Vec<String> {
+        let user = UserInfo::new("eve", &[]);
+        let context = context(&self.0.parts, &user);
+        let errors = self.strategy(resource).validate_subresource_update(&context, "status", new, old);
+        errors.iter().map(ToString::to_string).collect()
+    }
+}
+
 /// Whatever a client sends: no strategy panics, and defaulting twice is defaulting once.
 #[tokio::test]
 async fn every_strategy_bears_any_tree_and_defaults_idempotently() {

@@ -92,6 +92,19 @@ pub fn not_negative(errors: &mut Vec<FieldError>, value: &Value, path: &str) {
     }
 }
 
+/// A number that is not negative, or the number of a percentage; else what is wrong with it.
+pub fn percent_or_number(value: &Value) -> Result<u64, String> {
+    let Some(text) = value.as_str() else {
+        return value.as_u64().ok_or_else(|| "must be greater than or equal to 0".to_owned());
+    };
+    let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
+        "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for \
+         validation is '[0-9]+%')"
+            .to_owned()
+    })
+}
+
 /// Complains where a field differs from what it was.
 pub fn immutable(errors: &mut Vec<FieldError>, new: &Value, old: &Value, path: &str) {
     if new != old {

@@ -60,6 +60,7 @@ struct World {
     objects: BTreeMap<Name, BTreeMap<Key, Value>>,
     log: Vec<Logged>,
     writes: usize,
+    reads: usize,
     fault: Option<(usize, Fault)>,
     delay: Duration,
     on_create: Option<fn(&mut Value)>,
@@ -103,6 +104,7 @@ impl Api {
             objects: BTreeMap::new(),
             log: Vec::new(),
             writes: 0,
+            reads: 0,
             fault: None,
             delay: Duration::ZERO,
             on_create: None,
@@ -149,6 +151,11 @@ impl Api {
     /// How many writes came over counted transports.
     pub fn writes(&self) -> usize {
         self.lock().writes
+    }
+
+    /// How many reads, lists and watches came over counted transports.
+    pub fn reads(&self) -> usize {
+        self.lock().reads
     }
 
     /// The newest revision.
@@ -222,6 +229,7 @@ impl Api {
             Err(error) => return Ok(Err(error)),
         };
         if parsed.method == Method::GET {
+            world.reads += usize::from(counted);
             return Ok(world.read(&parsed));
         }
         // A review changes nothing.

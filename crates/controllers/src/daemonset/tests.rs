@@ -4,7 +4,7 @@ use control::harness::{Api, Step, check_converges};
 use serde_json::json;
 
 use super::*;
-use crate::fixtures::{pod_template, ready_status, settings};
+use crate::fixtures::{pod_template, ready_status, settings, until, with_controller};
 
 fn set() -> Value {
     json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "namespace": "n"},
@@ -168,4 +168,26 @@ async fn on_delete_waits_for_the_user() {
     ];
     let end = check_converges(&CONTROLLER, settings(), &[manual, node("a")], &steps).await;
     assert_eq!(pods(&end), named(&[("a", "two")]));
+}
+
+/// A write for each pod, a few for the status, and no read at all; nodes that only say that they live cost nothing.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_nodes_cost_a_thousand_times_as_much_as_one() {
+    const NODES: usize = 1000;
+    let nodes = (0..NODES).map(|number| node(&format!("node-{number}")));
+    with_controller(&CONTROLLER, nodes.chain([set()]), async |api| {
+        until(api, "each node has its pod", |api| api.list(resources::PODS).len() == NODES).await;
+        run_pods(api);
+        until(api, "all are available", |api| status(api)["numberAvailable"] == NODES).await;
+        let writes = api.writes();
+        assert!(writes <= NODES + 30, "{writes} writes");
+        api.change_each(resources::NODES, |node| {
+            node["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+            true
+        });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(api.writes(), writes);
+        assert!(api.reads() <= 6, "{} reads: the caches' own, and nothing else", api.reads());
+    })
+    .await;
 }

@@ -3,7 +3,7 @@
 use control::harness::{Api, Step, check_converges};
 
 use super::*;
-use crate::fixtures::{pod_template, settings};
+use crate::fixtures::{pod_template, settings, until, with_controller};
 
 fn job(spec: &Value) -> Value {
     let mut template = pod_template("work", "i");
@@ -253,4 +253,23 @@ async fn pods_are_adopted_released_and_let_go() {
         Step::Do(&|api| assert_eq!(tracked(api), 0)),
     ];
     check_converges(&CONTROLLER, settings(), &[job(&json!({})), orphan], &steps).await;
+}
+
+/// A write for each pod that is made and one for each that is counted, a few for the status, and no read at all.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_pods_cost_a_thousand_times_as_much_as_one() {
+    const PODS: usize = 1000;
+    let spec = json!({"completions": PODS, "parallelism": PODS, "completionMode": "Indexed"});
+    with_controller(&CONTROLLER, [job(&spec)], async |api| {
+        until(api, "all run", |api| running(api) == PODS).await;
+        let started = api.writes();
+        assert!(started <= PODS + 20, "{started} writes");
+        end_all(api, "Succeeded");
+        until(api, "the job is complete", |api| condition(api, "Complete").is_some()).await;
+        let counted = api.writes() - started;
+        assert!(counted <= PODS + 20, "{counted} writes");
+        assert!(api.reads() <= 5, "{} reads: the caches' own, and nothing else", api.reads());
+        assert_eq!((status(api)["succeeded"].as_u64(), tracked(api)), (Some(PODS as u64), 0));
+    })
+    .await;
 }

@@ -12,5 +12,6 @@
 mod application;
 mod crash;
 mod errors;
+mod workloads;
 
 mod machine;

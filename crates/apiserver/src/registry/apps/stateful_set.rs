@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{validate_selector, validate_template};
+use super::workload::{Workload, WorkloadStrategy};
 use crate::invalid::FieldError;
-use crate::registry::tree::{child, list_mut, not_negative, one_of, present, remove, set, set_default, text};
-use crate::registry::{Context, Descriptor, Strategy, pod_spec};
+use crate::registry::Descriptor;
+use crate::registry::tree::{
+    child, is_set, list, list_mut, named, not_negative, one_of, present, remove, set, set_default, text,
+};
 
 /// The strategy's line in the list.
 pub const DESCRIPTOR: Descriptor =
-    Descriptor { resource: api::resources::STATEFUL_SETS, strategy: |_| Arc::new(StatefulSetStrategy) };
+    Descriptor { resource: api::resources::STATEFUL_SETS, strategy: |_| Arc::new(WorkloadStrategy(StatefulSet)) };
 
 const CHANGEABLE: [&str; 7] = [
     "replicas",
@@ -23,18 +25,32 @@ const CHANGEABLE: [&str; 7] = [
     "minReadySeconds",
 ];
 
-struct StatefulSetStrategy;
+struct StatefulSet;
 
-impl Strategy for StatefulSetStrategy {
-    fn default(&self, set_object: &mut Value) {
-        let Some(spec) = child(set_object, "spec") else { return };
+impl Workload for StatefulSet {
+    const SELECTS_FOR: &'static str = "statefulset";
+    const WITHOUT_DEADLINE: Option<&'static str> = Some("StatefulSet");
+    const COUNTS: &'static [&'static str] =
+        &["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+    const AT_MOST: &'static [(&'static str, &'static str, &'static str)] = &[
+        ("readyReplicas", "replicas", "status.replicas"),
+        ("currentReplicas", "replicas", "status.replicas"),
+        ("updatedReplicas", "replicas", "status.replicas"),
+        ("availableReplicas", "replicas", "status.replicas"),
+        ("availableReplicas", "readyReplicas", "status.readyReplicas"),
+    ];
+
+    fn default_spec(&self, spec: &mut Value) {
         set_default(spec, "replicas", 1);
         set_default(spec, "revisionHistoryLimit", 10);
         set_default(spec, "podManagementPolicy", "OrderedReady");
         if let Some(strategy) = child(spec, "updateStrategy") {
-            set_default(strategy, "type", "RollingUpdate");
+            if text(&strategy["type"]).is_empty() {
+                set(strategy, "type", "RollingUpdate");
+                child(strategy, "rollingUpdate");
+            }
             if text(&strategy["type"]) == "RollingUpdate"
-                && let Some(rolling) = child(strategy, "rollingUpdate")
+                && let Some(rolling) = present(strategy, "rollingUpdate")
             {
                 set_default(rolling, "partition", 0);
             }
@@ -53,62 +69,106 @@ impl Strategy for StatefulSetStrategy {
                 set_default(status, "phase", "Pending");
             }
         }
-        pod_spec::default_template(spec);
     }
 
-    fn prepare_for_create(&self, _: &Context<'_>, object: &mut Value) {
-        set(object, "status", json!({"replicas": 0, "availableReplicas": 0}));
+    fn new_status(&self) -> Value {
+        json!({"replicas": 0, "availableReplicas": 0})
     }
 
-    fn validate(&self, _: &Context<'_>, object: &Value) -> Vec<FieldError> {
-        let spec = &object["spec"];
+    /// `maxUnavailable` is behind a feature gate that is off in 1.36: as there, it is dropped unless it was there before.
+    fn prepare(&self, object: &mut Value, old: Option<&Value>) {
+        let had = |old: &Value| is_set(&old["spec"]["updateStrategy"]["rollingUpdate"], "maxUnavailable");
+        if old.is_some_and(had) {
+            return;
+        }
+        let strategy = present(object, "spec").and_then(|spec| present(spec, "updateStrategy"));
+        if let Some(rolling) = strategy.and_then(|strategy| present(strategy, "rollingUpdate")) {
+            remove(rolling, "maxUnavailable");
+        }
+    }
+
+    fn validate_spec(&self, spec: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        one_of(&mut errors, &spec["podManagementPolicy"], "spec.podManagementPolicy", &["OrderedReady", "Parallel"]);
-        one_of(
-            &mut errors,
-            &spec["updateStrategy"]["type"],
-            "spec.updateStrategy.type",
-            &["RollingUpdate", "OnDelete"],
-        );
+        let policy = &spec["podManagementPolicy"];
+        if !matches!(text(policy), "OrderedReady" | "Parallel") {
+            let why = "must be 'OrderedReady' or 'Parallel'";
+            errors.push(FieldError::invalid("spec.podManagementPolicy", policy, why));
+        }
+        validate_strategy(&mut errors, &spec["updateStrategy"]);
+        for field in ["whenDeleted", "whenScaled"] {
+            let path = format!("spec.persistentVolumeClaimRetentionPolicy.{field}");
+            one_of(&mut errors, &spec["persistentVolumeClaimRetentionPolicy"][field], &path, &["Retain", "Delete"]);
+        }
         not_negative(&mut errors, &spec["replicas"], "spec.replicas");
         not_negative(&mut errors, &spec["minReadySeconds"], "spec.minReadySeconds");
-        validate_selector(&mut errors, spec);
-        // Claims become volumes of their pods: mounts may name them.
-        let mut template = spec.clone();
-        let claims: Vec<Value> = super::super::tree::list(&spec["volumeClaimTemplates"])
-            .iter()
-            .map(|claim| json!({"name": claim["metadata"]["name"], "emptyDir": {}}))
-            .collect();
-        if let Some(pod) = present(&mut template, "template").and_then(|template| present(template, "spec")) {
-            let mut volumes = super::super::tree::list(&pod["volumes"]).to_vec();
-            volumes.retain(|volume| !claims.iter().any(|claim| claim["name"] == volume["name"]));
-            volumes.extend(claims);
-            set(pod, "volumes", volumes);
-        }
-        errors.extend(validate_template(&template));
+        not_negative(&mut errors, &spec["ordinals"]["start"], "spec.ordinals.start");
         errors
     }
 
-    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
-        let fixed = |object: &Value| {
-            let mut spec = object["spec"].clone();
+    /// A service name that no pod could have a subdomain of.
+    fn validate_new_spec(&self, spec: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if !text(&spec["serviceName"]).is_empty() {
+            named(&mut errors, &spec["serviceName"], "spec.serviceName", machinery::names::dns1123_label);
+        }
+        errors
+    }
+
+    /// Claims become volumes of their pods: mounts may name them. Hostname and subdomain are the controller's.
+    fn template(&self, spec: &Value) -> Value {
+        let mut template = spec["template"].clone();
+        let claims: Vec<Value> = list(&spec["volumeClaimTemplates"])
+            .iter()
+            .map(|claim| json!({"name": claim["metadata"]["name"], "emptyDir": {}}))
+            .collect();
+        if let Some(pod) = present(&mut template, "spec") {
+            let mut volumes = list(&pod["volumes"]).to_vec();
+            volumes.retain(|volume| !claims.iter().any(|claim| claim["name"] == volume["name"]));
+            volumes.extend(claims);
+            set(pod, "volumes", volumes);
+            remove(pod, "hostname");
+            remove(pod, "subdomain");
+        }
+        template
+    }
+
+    fn validate_spec_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let fixed = |spec: &Value| {
+            let mut spec = spec.clone();
             CHANGEABLE.iter().for_each(|field| remove(&mut spec, field));
             for claim in list_mut(&mut spec, "volumeClaimTemplates") {
                 remove(claim, "status");
             }
             spec
         };
-        let mut errors = self.validate(context, new);
-        if fixed(new) != fixed(old) {
-            let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
-                       'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
-                       'minReadySeconds' are forbidden";
-            errors.push(FieldError::forbidden("spec", why));
+        if fixed(new) == fixed(old) {
+            return Vec::new();
         }
-        errors
+        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+                   'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
+                   'minReadySeconds' are forbidden";
+        vec![FieldError::forbidden("spec", why)]
     }
 
-    fn has_generation(&self) -> bool {
-        true
+    fn name_errors(&self, name: &str) -> Vec<String> {
+        machinery::names::dns1123_label(name)
+    }
+}
+
+fn validate_strategy(errors: &mut Vec<FieldError>, strategy: &Value) {
+    let rolling = &strategy["rollingUpdate"];
+    match text(&strategy["type"]) {
+        "RollingUpdate" => {
+            not_negative(errors, &rolling["partition"], "spec.updateStrategy.rollingUpdate.partition");
+        }
+        "OnDelete" if is_set(strategy, "rollingUpdate") => {
+            let why = "only allowed for updateStrategy 'RollingUpdate'";
+            errors.push(FieldError::invalid("spec.updateStrategy.rollingUpdate", rolling, why));
+        }
+        "OnDelete" => {}
+        _ => {
+            let why = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.push(FieldError::invalid("spec.updateStrategy", strategy, why));
+        }
     }
 }

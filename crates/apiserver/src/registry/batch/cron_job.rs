@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use machinery::cron;
 use serde_json::{Value, json};
 
 use super::job;
@@ -44,25 +45,68 @@ impl Strategy for CronJobStrategy {
     }
 
     fn validate(&self, _: &Context<'_>, cron: &Value) -> Vec<FieldError> {
-        let spec = &cron["spec"];
-        let mut errors = Vec::new();
-        let schedule = text(&spec["schedule"]);
-        if schedule.is_empty() {
-            errors.push(FieldError::required("spec.schedule", ""));
-        } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
-            let count = schedule.split_whitespace().count();
-            let why = format!("expected exactly 5 fields, found {count}: [{schedule}]");
-            errors.push(FieldError::invalid("spec.schedule", &spec["schedule"], &why));
+        let mut errors = validate_spec(&cron["spec"]);
+        if text(&cron["spec"]["schedule"]).contains("TZ") {
+            let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            errors.push(FieldError::invalid("spec.schedule", &cron["spec"]["schedule"], why));
         }
-        one_of(&mut errors, &spec["concurrencyPolicy"], "spec.concurrencyPolicy", &["Allow", "Forbid", "Replace"]);
-        for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-            not_negative(&mut errors, &spec[field], &format!("spec.{field}"));
-        }
-        errors.extend(job::validate_spec(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec"));
+        errors
+    }
+
+    /// A zone inside the schedule, which older servers allowed, may stay.
+    fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = validate_spec(&new["spec"]);
+        let schedule = &new["spec"]["schedule"];
+        let had_zone = text(&old["spec"]["schedule"]).contains("TZ");
+        let complaint = match (text(schedule).contains("TZ"), had_zone) {
+            (true, false) => Some("cannot use TZ or CRON_TZ in schedule, use timeZone field instead"),
+            (true, true) if is_set(&new["spec"], "timeZone") => {
+                Some("cannot use both timeZone field and TZ or CRON_TZ in schedule")
+            }
+            _ => None,
+        };
+        errors.extend(complaint.map(|why| FieldError::invalid("spec.schedule", schedule, why)));
         errors
     }
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+fn validate_spec(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if text(&spec["schedule"]).is_empty() {
+        errors.push(FieldError::required("spec.schedule", ""));
+    } else if let Err(error) = cron::parse(text(&spec["schedule"])) {
+        errors.push(FieldError::invalid("spec.schedule", &spec["schedule"], &error.to_string()));
+    }
+    validate_time_zone(&mut errors, spec);
+    one_of(&mut errors, &spec["concurrencyPolicy"], "spec.concurrencyPolicy", &["Allow", "Forbid", "Replace"]);
+    for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        not_negative(&mut errors, &spec[field], &format!("spec.{field}"));
+    }
+    let template = &spec["jobTemplate"]["spec"];
+    errors.extend(job::validate_spec(template, "spec.jobTemplate.spec"));
+    if is_set(template, "selector") {
+        let why = "`selector` will be auto-generated";
+        errors.push(FieldError::invalid("spec.jobTemplate.spec.selector", &template["selector"], why));
+    }
+    if template["manualSelector"] == true {
+        let path = "spec.jobTemplate.spec.manualSelector";
+        errors.push(FieldError::not_supported(path, &template["manualSelector"], &["nil", "false"]));
+    }
+    errors
+}
+
+fn validate_time_zone(errors: &mut Vec<FieldError>, spec: &Value) {
+    let Some(zone) = spec["timeZone"].as_str() else { return };
+    let mut complain = |why: &str| errors.push(FieldError::invalid("spec.timeZone", &spec["timeZone"], why));
+    if zone.is_empty() {
+        complain("timeZone must be nil or non-empty string");
+    } else if zone.eq_ignore_ascii_case("Local") {
+        complain("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+    } else if cron::time_zone(zone).is_none() {
+        complain(&format!("unknown time zone {zone}"));
     }
 }

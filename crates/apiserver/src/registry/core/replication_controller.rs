@@ -53,6 +53,11 @@ impl Strategy for ReplicationControllerStrategy {
         errors
     }
 
+    /// As the first clients of this version expect it.
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
