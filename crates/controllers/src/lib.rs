@@ -152,11 +152,13 @@ pub async fn run(config: Config, stop: Stop) {
     tasks.join().await;
 }
 
-/// Rows that write under another name than their own, since upstream has one service account for several of them.
+/// Rows that write under another name than their own: upstream has one service account for several of them, and calls the
+/// daemon set controller's by another name than the controller has in events.
 const SHARED_IDENTITIES: &[(&Descriptor, &str)] = &[
     (&certificates::approving::CONTROLLER, certificates::IDENTITY),
     (&certificates::cleaner::CONTROLLER, certificates::IDENTITY),
     (&certificates::signing::CONTROLLER, certificates::IDENTITY),
+    (&daemonset::CONTROLLER, "daemon-set-controller"),
     (&disruption::stale_condition::CONTROLLER, disruption::CONTROLLER.name),
     (&node_ipam::CONTROLLER, node_lifecycle::CONTROLLER.name),
 ];
