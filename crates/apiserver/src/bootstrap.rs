@@ -1,11 +1,14 @@
 //! What every cluster has: namespaces, priority classes, and the `kubernetes` service with its endpoints.
 //!
-//! Written when the server starts, where it is missing; the endpoints also where they show another address.
+//! Written when the server starts, where it is missing; the endpoints also where they show another address. What clients
+//! depend on is put back while the server runs.
+
+mod keeper;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use api::ApiError;
+use api::{ApiError, Resource, resources};
 use bytes::Bytes;
 use control::Body;
 use http::{Method, StatusCode};
@@ -14,19 +17,57 @@ use serde_json::{Value, json};
 use crate::authentication::{MASTERS, UserInfo};
 use crate::authorization::policy;
 use crate::config::StartError;
+use crate::flow::defaults::AUTO_UPDATE;
 use crate::request::body::RequestBody;
 use crate::request::{Origin, Request, handle};
-use crate::{Config, Server};
+use crate::{Config, Server, flow};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
-/// Writes what is missing.
-pub(crate) async fn write(server: &Arc<Server>) -> Result<(), StartError> {
-    for name in NAMESPACES {
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        ensure(server, "/api/v1/namespaces", name, object, &[]).await?;
+/// An object that every cluster has.
+pub(super) struct Wanted {
+    pub(super) resource: &'static Resource,
+    pub(super) namespace: &'static str,
+    pub(super) name: String,
+    object: Value,
+    /// The fields that are put right where they differ; fields that are not here are left alone.
+    kept: &'static [&'static str],
+    /// Whether it comes back when it is deleted or changed while the server runs.
+    pub(super) watched: bool,
+}
+
+impl Wanted {
+    fn new(
+        resource: &'static Resource,
+        namespace: &'static str,
+        object: Value,
+        kept: &'static [&'static str],
+        watched: bool,
+    ) -> Self {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        Self { resource, namespace, name, object, kept, watched }
     }
-    for (name, value, description) in [
+}
+
+/// All of them, in the order in which they are written.
+pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
+    let namespace = |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    let mut all: Vec<_> =
+        NAMESPACES.iter().map(|name| Wanted::new(resources::NAMESPACES, "", namespace(name), &[], true)).collect();
+    let levels = flow::defaults::levels().into_iter();
+    all.extend(levels.map(|level| Wanted::new(resources::PRIORITY_LEVEL_CONFIGURATIONS, "", level, &["spec"], true)));
+    let schemas = flow::defaults::schemas().into_iter();
+    all.extend(schemas.map(|schema| Wanted::new(resources::FLOW_SCHEMAS, "", schema, &["spec"], true)));
+    all.extend(priority_classes().map(|class| Wanted::new(resources::PRIORITY_CLASSES, "", class, &[], false)));
+    let (services, slices) = (resources::SERVICES, resources::ENDPOINT_SLICES);
+    all.push(Wanted::new(services, "default", service(config), &[], true));
+    all.push(Wanted::new(slices, "default", endpoint_slice(config.advertise), &["endpoints", "ports"], true));
+    all.push(Wanted::new(resources::ENDPOINTS, "default", endpoints(config.advertise), &["subsets"], true));
+    all
+}
+
+fn priority_classes() -> impl Iterator<Item = Value> {
+    let all = [
         (
             "system-node-critical",
             2_000_001_000,
@@ -37,18 +78,30 @@ pub(crate) async fn write(server: &Arc<Server>) -> Result<(), StartError> {
             2_000_000_000,
             "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
         ),
-    ] {
-        let object = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
-            "value": value, "description": description});
-        ensure(server, "/apis/scheduling.k8s.io/v1/priorityclasses", name, object, &[]).await?;
+    ];
+    all.into_iter().map(|(name, value, description)| {
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "description": description})
+    })
+}
+
+/// Writes what is missing.
+pub(crate) async fn write(server: &Arc<Server>) -> Result<(), StartError> {
+    let all = wanted(&server.config);
+    let (first, rest): (Vec<_>, Vec<_>) = all.iter().partition(|wanted| wanted.namespace.is_empty());
+    for wanted in first {
+        ensure(server, wanted).await?;
     }
     write_policy(server).await?;
-    let config = &server.config;
-    ensure(server, "/api/v1/namespaces/default/services", "kubernetes", service(config), &[]).await?;
-    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-    ensure(server, slices, "kubernetes", endpoint_slice(config.advertise), &["endpoints", "ports"]).await?;
-    ensure(server, "/api/v1/namespaces/default/endpoints", "kubernetes", endpoints(config.advertise), &["subsets"])
-        .await
+    for wanted in rest {
+        ensure(server, wanted).await?;
+    }
+    Ok(())
+}
+
+/// Puts back what is deleted or changed, as soon as it is.
+pub(crate) fn keep(server: &Arc<Server>) {
+    server.tasks.spawn("keeper of the cluster's own objects", keeper::run(server.clone(), server.stop.clone()));
 }
 
 /// Writes roles and bindings, and adds to those that are there what is missing in them.
@@ -72,35 +125,53 @@ async fn write_policy(server: &Arc<Server>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Creates the object where it is missing, and changes those `fields` of it that differ.
-async fn ensure(
-    server: &Arc<Server>,
-    collection: &str,
-    name: &str,
-    object: Value,
-    fields: &[&str],
-) -> Result<(), StartError> {
-    let path = format!("{collection}/{name}");
+/// Creates the object where it is missing, and puts the fields of it right that are to be kept.
+pub(super) async fn ensure(server: &Arc<Server>, wanted: &Wanted) -> Result<(), StartError> {
+    let path = wanted.resource.path(Some(wanted.namespace), Some(&wanted.name));
     let failed = |source: ApiError| StartError::Bootstrap { path: path.clone(), source };
     let (status, found) = call(server, Method::GET, &path, Bytes::new()).await;
-    if status == StatusCode::NOT_FOUND {
-        let (status, body) = call(server, Method::POST, collection, object.to_string().into()).await;
-        // Another server of the cluster may have been first.
-        let written = status.is_success() || status == StatusCode::CONFLICT;
-        return if written { Ok(()) } else { Err(failed(ApiError::from_response(status.as_u16(), &body))) };
+    let (method, target, body) = match status {
+        StatusCode::NOT_FOUND => {
+            (Method::POST, wanted.resource.path(Some(wanted.namespace), None), wanted.object.to_string())
+        }
+        status if !status.is_success() => return Err(failed(ApiError::from_response(status.as_u16(), &found))),
+        _ => match corrected(&serde_json::from_slice(&found).unwrap_or_default(), wanted) {
+            Some(corrected) => (Method::PUT, path.clone(), corrected.to_string()),
+            None => return Ok(()),
+        },
+    };
+    let (status, body) = call(server, method, &target, body.into()).await;
+    // Another server of the cluster may have been first.
+    let written = status.is_success() || status == StatusCode::CONFLICT;
+    if written { Ok(()) } else { Err(failed(ApiError::from_response(status.as_u16(), &body))) }
+}
+
+/// The object as it is to be; `None` where it is so already, or an administrator has taken it over.
+fn corrected(found: &Value, wanted: &Wanted) -> Option<Value> {
+    let ours = |object: &Value| object["metadata"]["annotations"][AUTO_UPDATE] == "true";
+    let taken_over = ours(&wanted.object) && !ours(found);
+    let differs = |field: &&'static str| !covers(&found[*field], &wanted.object[*field]);
+    if taken_over || found["metadata"]["deletionTimestamp"].is_string() || !wanted.kept.iter().any(differs) {
+        return None;
     }
-    if !status.is_success() {
-        return Err(failed(ApiError::from_response(status.as_u16(), &found)));
+    let mut corrected = found.clone();
+    for field in wanted.kept {
+        corrected[*field] = wanted.object[*field].clone();
     }
-    let mut found: Value = serde_json::from_slice(&found).unwrap_or_default();
-    if fields.iter().all(|field| found[*field] == object[*field]) {
-        return Ok(());
+    Some(corrected)
+}
+
+/// Whether everything that is wanted is there; defaults may have been added to it.
+fn covers(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => {
+            wanted.iter().all(|(name, value)| found.get(name).is_some_and(|found| covers(found, value)))
+        }
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| covers(found, wanted))
+        }
+        _ => found == wanted,
     }
-    for field in fields {
-        found[*field] = object[*field].clone();
-    }
-    let (status, body) = call(server, Method::PUT, &path, found.to_string().into()).await;
-    if status.is_success() { Ok(()) } else { Err(failed(ApiError::from_response(status.as_u16(), &body))) }
 }
 
 async fn call(server: &Arc<Server>, method: Method, path: &str, body: Bytes) -> (StatusCode, Bytes) {

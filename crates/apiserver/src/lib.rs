@@ -22,11 +22,13 @@ pub mod watch_cache;
 mod bootstrap;
 mod discovery;
 mod encryption;
+mod flow;
 mod health;
 mod kubelet_proxy;
 mod listener;
 mod openapi;
 mod server;
+mod stall;
 mod transport;
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::metrics::{CONNECTIONS, HANDSHAKE_ERRORS};
 use crate::request::body::RequestBody;
 use crate::request::negotiate::Form;
 use crate::request::{Origin, Request, handle, respond};
+use crate::stall::Stalling;
 
 /// Without it half-open handshakes would hold their connections for ever.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -41,22 +42,34 @@ const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(15);
 /// How many events are put into one write when they come faster than the client takes them.
 const EVENTS_PER_WRITE: usize = 32;
 
-/// Accepts connections until `stop`, then waits until their requests have ended.
+/// Accepts connections until `stop` and the delay after it, then waits until their requests have ended; those that take
+/// too long are cut off.
 pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, stop: Stop) {
     let acceptor = acceptor(&server);
     let connections = Arc::new(Semaphore::new(server.config.limits.connections_max));
-    let graceful = GracefulShutdown::new();
+    let (graceful, cut) = (GracefulShutdown::new(), Stop::new());
+    let delay = server.config.limits.shutdown_delay;
+    let closing = async {
+        stop.stopped().await;
+        tokio::time::sleep(delay).await;
+    };
+    let mut closing = std::pin::pin!(closing);
     loop {
-        let Some(permit) = stop.or_stopped(connections.clone().acquire_owned()).await else { break };
-        let permit = permit.expect("the semaphore is never closed");
-        let accepted = match stop.or_stopped(listener.accept()).await {
-            Some(accepted) => accepted,
-            None => break,
+        let next = async {
+            let permit = connections.clone().acquire_owned().await;
+            (listener.accept().await, permit.expect("the semaphore is never closed"))
+        };
+        let (accepted, permit) = tokio::select! {
+            next = next => next,
+            () = &mut closing => break,
         };
         match accepted {
             Ok((stream, _)) => {
                 let connection = connection(server.clone(), acceptor.clone(), stream, graceful.watcher(), permit);
-                server.tasks.spawn("connection", connection);
+                let cut = cut.clone();
+                server.tasks.spawn("connection", async move {
+                    let _ = cut.or_stopped(connection).await;
+                });
             }
             Err(error) => {
                 // Out of file descriptors, most likely: accepting again at once would spin.
@@ -68,6 +81,7 @@ pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, stop: Stop
     if tokio::time::timeout(server.config.limits.drain_max, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end in time and are cut off");
     }
+    cut.stop();
 }
 
 fn acceptor(server: &Server) -> TlsAcceptor {
@@ -100,8 +114,9 @@ async fn connection(
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     // A certificate that names nobody is refused with every request, as upstream does.
     let certificate = certificate.map(ClientCertificate::read).transpose().map(|certificate| certificate.map(Arc::new));
+    let shared = server.clone();
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (server, certificate) = (server.clone(), certificate.clone());
+        let (server, certificate) = (shared.clone(), certificate.clone());
         async move {
             Ok::<_, Infallible>(match certificate {
                 Ok(certificate) => answer(&server, request, Origin::Connection(certificate)).await,
@@ -109,8 +124,10 @@ async fn connection(
             })
         }
     });
-    let builder = builder();
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = Stalling::new(tls, server.config.limits.stall_max, http2.then_some(HEADER_MAX));
+    let builder = if http2 { builder().http2_only() } else { builder().http1_only() };
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     if let Err(error) = graceful.watch(connection.into_owned()).await {
         tracing::debug!(error = %error, "a connection ended with an error");
     }
@@ -126,8 +143,9 @@ fn builder() -> Builder<TokioExecutor> {
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(KEEP_ALIVE_EVERY)
         .keep_alive_timeout(KEEP_ALIVE_ANSWER_MAX)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        // What a client may send before its request is read: waiting requests' bodies fill no more than this.
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
         .max_send_buf_size(256 << 10);
     builder
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use crate::admission::{self, Plugin};
 use crate::authentication::UserInfo;
 use crate::encryption::SealedStore;
+use crate::flow::FlowControl;
 use crate::metrics::Measured;
 use crate::registry::{self, Parts, Plain, Posted, Strategy};
 use crate::watch_cache::{Caches, stored_form};
@@ -56,6 +57,7 @@ pub struct Server {
     served: Vec<Arc<Served>>,
     pub(crate) plugins: Vec<Arc<dyn Plugin>>,
     pub(crate) access: Arc<Access>,
+    pub(crate) flow: Arc<FlowControl>,
     pub(crate) discovery: OnceLock<discovery::Documents>,
     pub(crate) openapi: openapi::Kept,
 }
@@ -71,6 +73,10 @@ impl Server {
         let caches = Caches::start(config.store.clone(), &tasks, stop.clone()).await?;
         let config = Arc::new(config);
         let access = Access::start(&config, &caches).await?;
+        let (seats, time_max) = (config.limits.requests_max, config.limits.request_time_max);
+        let flow = FlowControl::start(&caches, seats, time_max).await;
+        let path = "/apis/flowcontrol.apiserver.k8s.io/v1".to_owned();
+        let flow = flow.map_err(|source| StartError::Bootstrap { path, source })?;
         let parts = Parts { caches: caches.clone(), config: config.clone(), access: access.clone() };
         let server = Arc::new(Self {
             served: served(&parts),
@@ -80,6 +86,7 @@ impl Server {
             tasks,
             stop,
             access,
+            flow,
             discovery: OnceLock::new(),
             openapi: openapi::Kept::default(),
         });
@@ -91,6 +98,7 @@ impl Server {
                 Err(error) => tracing::error!(error = base::chain(&error), "cannot encrypt old secrets anew"),
             }
         });
+        bootstrap::keep(&server);
         Ok(server)
     }
 

@@ -13,8 +13,8 @@ use http::StatusCode;
 pub(crate) use request::Seen;
 pub(crate) use store::Measured;
 
-use crate::Server;
 use crate::request::respond::{self, Answer};
+use crate::{Server, flow};
 
 /// `apiserver_request_total`
 pub(crate) static REQUESTS: Counters<9> = Counters::counters(
@@ -104,7 +104,9 @@ pub const METRICS: &[&dyn Family] = &[
 /// Answers a scrape.
 pub(crate) fn answer(server: &Arc<Server>) -> Answer {
     let mut text = Text::default();
-    for family in METRICS.iter().chain(control::metrics::METRICS).chain(&server.config.metrics) {
+    for family in
+        METRICS.iter().chain(flow::metrics::METRICS).chain(control::metrics::METRICS).chain(&server.config.metrics)
+    {
         family.write(&mut text);
     }
     stored_objects(server, &mut text);

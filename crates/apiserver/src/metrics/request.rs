@@ -24,7 +24,9 @@ pub(crate) struct Seen {
     subresource: String,
     served: Option<Arc<Served>>,
     /// Watches and streams, which last as long as their clients like.
-    pub(crate) long_running: bool,
+    long_running: bool,
+    /// Streams to containers and through proxies.
+    pub(crate) streams: bool,
     _inflight: Option<Held<'static>>,
 }
 
@@ -48,6 +50,7 @@ impl Seen {
             subresource: subresource.unwrap_or_default(),
             served: served.cloned(),
             long_running,
+            streams: stream,
             _inflight: (!long_running).then(|| INFLIGHT.with([kind]).hold()),
         }
     }

@@ -1,7 +1,10 @@
 //! A request's body: read to a bound, decoded as a tree.
 
+use std::time::Duration;
+
 use api::{ApiError, Reason};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -20,17 +23,28 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
-    /// Waits for all of it.
-    pub async fn read(self) -> Result<Bytes, ApiError> {
+    /// Waits for all of it, and for each piece at most `stall_max`.
+    pub async fn read(self, stall_max: Duration) -> Result<Bytes, ApiError> {
         let incoming = match self {
             Self::Full(bytes) if bytes.len() > BODY_MAX => return Err(too_large()),
             Self::Full(bytes) => return Ok(bytes),
             Self::Incoming(incoming) => incoming,
         };
-        match Limited::new(incoming, BODY_MAX).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(ApiError::new(Reason::BadRequest, format!("cannot read the request's body: {error}"))),
+        if incoming.size_hint().lower() > BODY_MAX as u64 {
+            return Err(too_large());
+        }
+        let (mut body, mut whole) = (Limited::new(incoming, BODY_MAX), BytesMut::new());
+        loop {
+            let Ok(frame) = tokio::time::timeout(stall_max, body.frame()).await else { return Err(super::timed_out()) };
+            match frame {
+                None => return Ok(whole.freeze()),
+                Some(Ok(frame)) => whole.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
+                Some(Err(error)) => {
+                    let message = format!("cannot read the request's body: {error}");
+                    return Err(ApiError::new(Reason::BadRequest, message));
+                }
+            }
         }
     }
 }

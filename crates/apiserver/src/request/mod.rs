@@ -40,7 +40,7 @@ use crate::metrics::{self, Seen};
 use crate::registry::Context;
 use crate::server::Served;
 use crate::watch_cache::ResourceCache;
-use crate::{Server, discovery, health, kubelet_proxy, openapi};
+use crate::{Server, discovery, flow, health, kubelet_proxy, openapi};
 
 /// Where a request comes from.
 #[derive(Clone)]
@@ -93,23 +93,45 @@ pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
     let served = target.and_then(|target| server.find(&target.group, &target.version, &target.resource));
     let dry_run = query.get("dryRun").is_some();
     let seen = Seen::begin(&request.parts.method, &info, served.as_ref(), dry_run);
-    let notes = Arc::new(Notes::default());
-    let answer = answer(server, request, query, info, served, &notes).await;
+    let (streams, notes) = (seen.streams, Arc::new(Notes::default()));
+    let asked = Asked { request, query, info, served, notes: notes.clone(), form };
+    let answer = answer(server, asked, streams).await;
     let mut answer = answer.unwrap_or_else(|error| respond::error(form, &error));
     respond::add_warnings(&mut answer, &notes.warnings());
     seen.end(answer)
 }
 
-async fn answer(
-    server: &Arc<Server>,
-    mut request: Request,
+/// A request whose head has been read.
+struct Asked {
+    request: Request,
     query: Query,
     info: RequestInfo,
     served: Option<Arc<Served>>,
-    notes: &Arc<Notes>,
-) -> Result<Answer, ApiError> {
-    let user = authenticate(server, &mut request, &info).await?;
-    let user = impersonate(server, user, &request.parts.headers)?;
+    notes: Arc<Notes>,
+    /// What errors are told in.
+    form: Form,
+}
+
+async fn answer(server: &Arc<Server>, mut asked: Asked, streams: bool) -> Result<Answer, ApiError> {
+    let user = authenticate(server, &mut asked.request, &asked.info).await?;
+    let user = impersonate(server, user, &asked.request.parts.headers)?;
+    if streams {
+        // It lasts as long as its client likes: a seat would be gone for as long.
+        return permitted(server, asked, user).await;
+    }
+    let form = asked.form;
+    let admitted = server.flow.admit(&user, &asked.info).await;
+    let answer = match admitted.seat {
+        Some(_) => permitted(server, asked, user).await,
+        None => Ok(flow::too_many()),
+    };
+    let mut answer = answer.unwrap_or_else(|error| respond::error(form, &error));
+    admitted.mark(&mut answer);
+    Ok(answer)
+}
+
+async fn permitted(server: &Arc<Server>, asked: Asked, user: Arc<UserInfo>) -> Result<Answer, ApiError> {
+    let Asked { mut request, query, info, served, notes, .. } = asked;
     server.access.authorization.check(&user, &info.attributes())?;
     let Some(target) = info.target else {
         return other_path(server, &request.parts, &info.path, &query).await;
@@ -118,19 +140,25 @@ async fn answer(
     let offer = if api::schema::type_of(&served.resource).is_some() { Offer::Objects } else { Offer::Custom };
     let form = Form::of(&request.parts.headers, &query, offer);
     if kubelet_proxy::serves(&target) {
-        let call = call(server, served, user, target, info.verb, query, &mut request, form.unwrap_or_default(), notes);
+        let form = form.unwrap_or_default();
+        let call = call(server, served, user, target, info.verb, query, &mut request, form, &notes);
         return kubelet_proxy::answer(call, request).await;
     }
     let form = Form { rows: RowObject::parse(query.get("includeObject"))?, ..form? };
-    let call = call(server, served, user, target, info.verb, query, &mut request, form, notes);
+    let call = call(server, served, user, target, info.verb, query, &mut request, form, &notes);
     if call.verb == "watch" {
         return watch::answer(call).await;
     }
     // A write's future is dropped here when its time is over; the write itself goes on in its task.
     match tokio::time::timeout(server.config.limits.request_time_max, resource_verb(call, request.body)).await {
         Ok(answer) => answer,
-        Err(_) => Err(ApiError::new(Reason::Timeout, "Timeout: request did not complete within the allotted timeout")),
+        Err(_) => Err(timed_out()),
     }
+}
+
+pub(crate) fn timed_out() -> ApiError {
+    metrics::TERMINATIONS.with(["504"]).inc();
+    ApiError::new(Reason::Timeout, "Timeout: request did not complete within the allotted timeout")
 }
 
 #[expect(clippy::too_many_arguments, reason = "these are the parts of a call, each known at another step of the path")]
@@ -156,7 +184,7 @@ async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError
         ("get", _) => read::get(call).await,
         ("list", _) => list::answer(call).await,
         _ => {
-            let body = body.read().await?;
+            let body = body.read(call.server.config.limits.stall_max).await?;
             in_own_task(call, body).await
         }
     }

@@ -82,3 +82,44 @@ async fn health_is_short_verbose_and_exact() {
     assert!(shown.ends_with("[-]shutdown failed: reason withheld\nreadyz check failed\n"), "{shown}");
     assert_eq!(text(&cluster, "/livez").await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn what_every_cluster_has_comes_back_when_it_is_deleted_or_changed() {
+    let cluster = Cluster::start().await;
+    let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    let level = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations/catch-all";
+    for path in ["/api/v1/namespaces/default/services/kubernetes", slice, level] {
+        let uid = |object: &Value| object["metadata"]["uid"].clone();
+        let (collection, name) = path.rsplit_once('/').unwrap();
+        let before = cluster.get(path).await;
+        let revision = before["metadata"]["resourceVersion"].as_str().unwrap();
+        let query = format!("watch=1&resourceVersion={revision}&fieldSelector=metadata.name%3D{name}");
+        let mut events = cluster.watch(&format!("{collection}?{query}")).await;
+        cluster.call(Method::DELETE, path, &Value::Null).await;
+        assert_eq!(events.short().await, format!("DELETED {name}"));
+        let added = events.next().await.unwrap();
+        assert_eq!(added["type"], "ADDED");
+        assert_ne!(uid(&added["object"]), uid(&before), "{path}");
+    }
+    let changed = json!({"endpoints": [{"addresses": ["203.0.113.9"]}]});
+    let mut events = cluster.watch(&format!("{}?watch=1", slice.rsplit_once('/').unwrap().0)).await;
+    assert_eq!(events.short().await, "ADDED kubernetes");
+    cluster.call(Method::PATCH, slice, &changed).await;
+    assert_eq!(events.next().await.unwrap()["object"]["endpoints"][0]["addresses"][0], "203.0.113.9");
+    assert_eq!(events.next().await.unwrap()["object"]["endpoints"][0]["addresses"][0], "192.0.2.1");
+}
+
+#[tokio::test]
+async fn answers_name_the_flow_schema_and_the_priority_level() {
+    let cluster = Cluster::start().await;
+    let flows = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    let uid = async |kind: &str| {
+        let object = cluster.get(&format!("{flows}/{kind}/exempt")).await;
+        object["metadata"]["uid"].as_str().unwrap().to_owned()
+    };
+    let (schema, level) = (uid("flowschemas").await, uid("prioritylevelconfigurations").await);
+    let answer = cluster.send(Request::get("/api/v1/nodes/none").body(bytes::Bytes::new()).unwrap()).await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert_eq!(answer.headers()["x-kubernetes-pf-flowschema-uid"], schema);
+    assert_eq!(answer.headers()["x-kubernetes-pf-prioritylevel-uid"], level);
+}
