@@ -83,10 +83,14 @@ fn renamed<'a>(object: Value, names: impl Iterator<Item = (&'a str, &'a str)>) -
     Value::Object(fields)
 }
 
+/// Where `autoscaling/v1` keeps the behaviour.
+const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+
 /// `autoscaling/v1` knows one metric, the use of CPU in per cent; the others ride in an annotation, as upstream's do.
 fn autoscaler_to_v1(mut object: Value) -> Value {
     const ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/metrics";
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return object };
+    let behavior = spec.shift_remove("behavior");
     let metrics = match spec.shift_remove("metrics") {
         Some(Value::Array(metrics)) => metrics,
         _ => Vec::new(),
@@ -100,6 +104,9 @@ fn autoscaler_to_v1(mut object: Value) -> Value {
     }
     if let Some(percent) = percent {
         spec.insert("targetCPUUtilizationPercentage".to_owned(), percent.into());
+    }
+    if let Some(behavior) = behavior {
+        object["metadata"]["annotations"][BEHAVIOR] = behavior.to_string().into();
     }
     if !others.is_empty() {
         object["metadata"]["annotations"][ANNOTATION] = Value::Array(others).to_string().into();
@@ -126,7 +133,9 @@ fn cpu_percent(metric: &Value) -> Option<i64> {
 fn autoscaler_from_v1(mut object: Value) -> Value {
     const ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/metrics";
     let annotation = object["metadata"].get_mut("annotations").and_then(Value::as_object_mut);
-    let others = annotation.and_then(|annotations| annotations.shift_remove(ANNOTATION));
+    let (others, behavior) = annotation
+        .map_or((None, None), |annotations| (annotations.shift_remove(ANNOTATION), annotations.shift_remove(BEHAVIOR)));
+    let behavior = behavior.as_ref().and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
     let others = others.as_ref().and_then(Value::as_str).and_then(|text| serde_json::from_str::<Vec<Value>>(text).ok());
     let mut metrics = others.unwrap_or_default();
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
@@ -136,6 +145,9 @@ fn autoscaler_from_v1(mut object: Value) -> Value {
         }
         if !metrics.is_empty() {
             spec.insert("metrics".to_owned(), metrics.into());
+        }
+        if let Some(behavior) = behavior {
+            spec.insert("behavior".to_owned(), behavior);
         }
     }
     if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut)

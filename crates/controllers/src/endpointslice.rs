@@ -34,8 +34,8 @@ pub const CONTROLLER: Descriptor = Descriptor {
 /// A slice has at most so many endpoints: every watcher gets the whole of it when one of them changes.
 const ENDPOINTS_MAX: usize = 100;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const NAME: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -73,7 +73,7 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
 }
 
 /// Endpoints by the address that tells them apart, grouped by their ports.
-type Wanted = BTreeMap<Vec<Port>, BTreeMap<String, Value>>;
+pub(crate) type Wanted = BTreeMap<Vec<Port>, BTreeMap<String, Value>>;
 
 fn wanted(ctx: &Ctx, service: &Value, backends: Vec<Backend>) -> Wanted {
     let nodes = ctx.cache(resources::NODES);
@@ -94,14 +94,30 @@ fn wanted(ctx: &Ctx, service: &Value, backends: Vec<Backend>) -> Wanted {
                 endpoint["zone"] = zone.into();
             }
         }
+        if ready && let Some(hints) = hints(&service["spec"]["trafficDistribution"], &endpoint) {
+            endpoint["hints"] = hints;
+        }
         let identity = identity(&endpoint);
         wanted.entry(backend.ports).or_default().insert(identity, endpoint);
     }
     wanted
 }
 
+/// From where a ready endpoint should be used: from its own zone, or its own node, where the service prefers that.
+fn hints(preference: &Value, endpoint: &Value) -> Option<Value> {
+    let preference = preference.as_str()?;
+    let mut hints = json!({});
+    if !endpoint["zone"].is_null() && matches!(preference, "PreferClose" | "PreferSameZone" | "PreferSameNode") {
+        hints["forZones"] = json!([{"name": endpoint["zone"]}]);
+    }
+    if !endpoint["nodeName"].is_null() && preference == "PreferSameNode" {
+        hints["forNodes"] = json!([{"name": endpoint["nodeName"]}]);
+    }
+    hints.as_object().is_some_and(|hints| !hints.is_empty()).then_some(hints)
+}
+
 /// Address and pod: a new pod with an old address is another endpoint.
-fn identity(endpoint: &Value) -> String {
+pub(crate) fn identity(endpoint: &Value) -> String {
     format!("{} {}", endpoint["addresses"][0], endpoint["targetRef"]["uid"])
 }
 
@@ -120,14 +136,14 @@ fn template(object: &Object, service: &Value) -> Value {
 }
 
 #[derive(Debug)]
-enum Action {
+pub(crate) enum Action {
     Create(Value),
     Update(Value),
     Delete(Value),
 }
 
 /// Brings the slices of one address family to what is wanted.
-fn plan(template: &Value, family: Family, mut wanted: Wanted, present: Vec<Value>) -> Vec<Action> {
+pub(crate) fn plan(template: &Value, family: Family, mut wanted: Wanted, present: Vec<Value>) -> Vec<Action> {
     if wanted.is_empty() {
         // One empty slice tells that the service is known and has nobody.
         wanted.insert(vec![], BTreeMap::new());
@@ -152,14 +168,7 @@ fn plan(template: &Value, family: Family, mut wanted: Wanted, present: Vec<Value
 }
 
 fn ports_of(slice: &Value) -> Vec<Port> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let ports = slice["ports"].as_array().into_iter().flatten().map(|port| Port {
-        name: text(&port["name"]),
-        port: port["port"].as_i64().unwrap_or(0),
-        protocol: text(&port["protocol"]),
-        app_protocol: port["appProtocol"].as_str().map(str::to_owned),
-    });
-    let mut ports: Vec<Port> = ports.collect();
+    let mut ports: Vec<Port> = slice["ports"].as_array().into_iter().flatten().map(Port::of).collect();
     ports.sort();
     ports
 }
@@ -221,8 +230,10 @@ fn write(template: &Value, family: Family, ports: &[Port], draft: Draft) -> Opti
     let create = draft.old.is_none();
     let before = draft.old.clone();
     let mut slice = draft.old.unwrap_or_else(|| template.clone());
-    for field in ["labels", "ownerReferences"] {
-        slice["metadata"][field] = template["metadata"][field].clone();
+    for field in ["labels", "annotations", "ownerReferences"] {
+        if !template["metadata"][field].is_null() {
+            slice["metadata"][field] = template["metadata"][field].clone();
+        }
     }
     slice["addressType"] = family.name().into();
     slice["endpoints"] = draft.endpoints.into();
@@ -261,7 +272,7 @@ fn reuse(actions: &mut Vec<Action>) {
     }
 }
 
-async fn apply(ctx: &Ctx, service: &Key, action: Action) -> Result<(), ReconcileError> {
+pub(crate) async fn apply(ctx: &Ctx, service: &Key, action: Action) -> Result<(), ReconcileError> {
     let key =
         |slice: &Value| Key::new(service.namespace.clone(), slice["metadata"]["name"].as_str().unwrap_or_default());
     match action {
@@ -337,6 +348,22 @@ mod tests {
         assert_eq!(shape(&end), [(1, conditions(true, true, false), ports(9090))]);
         let slice = end.list(resources::ENDPOINT_SLICES).remove(0);
         assert_eq!(slice["metadata"]["labels"], json!({"team": "t", SERVICE_NAME: "web", MANAGED_BY: NAME}));
+    }
+
+    #[test]
+    fn endpoints_say_from_where_they_should_be_used() {
+        let endpoint = json!({"zone": "z", "nodeName": "n"});
+        let zone = json!([{"name": "z"}]);
+        for (preference, expected) in [
+            (Value::Null, None),
+            ("PreferClose".into(), Some(json!({"forZones": zone}))),
+            ("PreferSameZone".into(), Some(json!({"forZones": zone}))),
+            ("PreferSameNode".into(), Some(json!({"forZones": zone, "forNodes": [{"name": "n"}]}))),
+            ("Unknown".into(), None),
+        ] {
+            assert_eq!(hints(&preference, &endpoint), expected, "{preference}");
+        }
+        assert_eq!(hints(&"PreferSameZone".into(), &json!({"nodeName": "n"})), None, "no zone, no hint");
     }
 
     #[test]

@@ -12,7 +12,17 @@ use crate::{Ctx, Descriptor, Settings};
 pub(crate) fn settings() -> Arc<Settings> {
     let cluster_cidr = "10.42.0.0/16".parse().expect("a network");
     let authority = Some(crate::certificates::authority::tests::authority());
-    Arc::new(Settings { root_ca_pem: "PEM".to_owned(), authority, cluster_cidr, node_cidr_mask: 24 })
+    let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    let token_signer = Some(Arc::new(crate::serviceaccount_token::TokenSigner::from_pem(&key).expect("a signer")));
+    let autoscalers = Arc::default();
+    Arc::new(Settings {
+        root_ca_pem: "PEM".to_owned(),
+        authority,
+        token_signer,
+        autoscalers,
+        cluster_cidr,
+        node_cidr_mask: 24,
+    })
 }
 
 pub(crate) fn namespace(name: &str) -> Value {

@@ -4,25 +4,30 @@
 //! event messages are upstream's kube-controller-manager's.
 
 pub mod certificates;
+pub mod clusterrole_aggregation;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslicemirroring;
 pub mod garbage_collector;
 pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
+pub mod podautoscaler;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod root_ca_publisher;
 pub mod serviceaccount;
+pub mod serviceaccount_token;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod ttl;
 pub mod ttlafterfinished;
 
 mod claims;
@@ -52,23 +57,28 @@ pub const CONTROLLERS: &[Descriptor] = &[
     certificates::approving::CONTROLLER,
     certificates::cleaner::CONTROLLER,
     certificates::signing::CONTROLLER,
+    clusterrole_aggregation::CONTROLLER,
     daemonset::CONTROLLER,
     deployment::CONTROLLER,
     disruption::CONTROLLER,
     disruption::stale_condition::CONTROLLER,
     endpoints::CONTROLLER,
     endpointslice::CONTROLLER,
+    endpointslicemirroring::CONTROLLER,
     job::CONTROLLER,
     namespace::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     pod_gc::CONTROLLER,
+    podautoscaler::CONTROLLER,
     replicaset::CONTROLLER,
     replicationcontroller::CONTROLLER,
     root_ca_publisher::CONTROLLER,
     serviceaccount::CONTROLLER,
+    serviceaccount_token::CONTROLLER,
     statefulset::CONTROLLER,
     taint_eviction::CONTROLLER,
+    ttl::CONTROLLER,
     ttlafterfinished::CONTROLLER,
 ];
 
@@ -100,6 +110,10 @@ pub struct Settings {
     pub root_ca_pem: String,
     /// Signs certificates for the cluster's own signers; nobody does where there is none.
     pub authority: Option<Arc<certificates::authority::Authority>>,
+    /// Signs the tokens of service accounts that secrets hold; nobody does where there is none.
+    pub token_signer: Option<Arc<serviceaccount_token::TokenSigner>>,
+    /// What autoscalers remember.
+    pub autoscalers: Arc<podautoscaler::Memory>,
     /// Where pod addresses come from.
     pub cluster_cidr: Ipv4Net,
     /// The prefix length of a node's part of it.
@@ -176,7 +190,11 @@ fn context(
     stop: &Stop,
     name: &str,
 ) -> Ctx {
-    let client = (config.clients)(identity(name));
+    // Upstream's controller manager fills token secrets itself: no service account may write all secrets.
+    let client = match name == serviceaccount_token::CONTROLLER.name {
+        true => config.informers.clone(),
+        false => (config.clients)(identity(name)),
+    };
     let recorder = Recorder::new(client.clone(), tasks, stop.clone(), config.clock.clone(), name, "");
     let (informers, clock, random) = (informers.clone(), config.clock.clone(), config.random.clone());
     Ctx { client, informers, clock, random, recorder, settings: settings.clone() }

@@ -39,6 +39,11 @@ fn selector(service: &Value) -> Option<Selector> {
     Selector::from_pairs(pairs.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))).ok()
 }
 
+/// Whether the service selects pods.
+pub(crate) fn has_selector(service: &Value) -> bool {
+    selector(service).is_some()
+}
+
 /// Whether the service's endpoints are ours to keep: without a selector they are somebody else's.
 pub(crate) fn selects(service: &Value) -> bool {
     selector(service).is_some() && service["spec"]["type"] != "ExternalName"
@@ -105,6 +110,17 @@ pub(crate) struct Port {
 }
 
 impl Port {
+    /// A port of an Endpoints object or an EndpointSlice.
+    pub(crate) fn of(port: &Value) -> Self {
+        let text = |field: &str| port[field].as_str().unwrap_or_default().to_owned();
+        Self {
+            name: text("name"),
+            port: port["port"].as_i64().unwrap_or(0),
+            protocol: text("protocol"),
+            app_protocol: port["appProtocol"].as_str().map(str::to_owned),
+        }
+    }
+
     /// In an Endpoints object: the empty name of an only port is left out.
     pub(crate) fn to_endpoint_port(&self) -> Value {
         let mut port = json!({"port": self.port, "protocol": self.protocol});

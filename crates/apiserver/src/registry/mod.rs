@@ -67,8 +67,8 @@ pub const STRATEGIES: &[Descriptor] = &[
     apps::replica_set::DESCRIPTOR,
     apps::stateful_set::DESCRIPTOR,
     // autoscaling/v1 and v2
-    autoscaling::HORIZONTAL_POD_AUTOSCALER_V1,
-    autoscaling::HORIZONTAL_POD_AUTOSCALER,
+    autoscaling::horizontal_pod_autoscaler::DESCRIPTOR_V1,
+    autoscaling::horizontal_pod_autoscaler::DESCRIPTOR,
     // batch/v1
     batch::cron_job::DESCRIPTOR,
     batch::job::DESCRIPTOR,

@@ -65,6 +65,7 @@ struct World {
     delay: Duration,
     on_create: Option<fn(&mut Value)>,
     on_review: Option<fn(&mut Value)>,
+    documents: BTreeMap<String, Value>,
 }
 
 /// Group and plural name of a resource.
@@ -109,6 +110,7 @@ impl Api {
             delay: Duration::ZERO,
             on_create: None,
             on_review: None,
+            documents: BTreeMap::new(),
         };
         Self { world: Arc::new(Mutex::new(world)), logged: Arc::new(watch::Sender::new(0)) }
     }
@@ -141,6 +143,11 @@ impl Api {
     /// Changes every object that is created, as a kubelet or an admission plugin would.
     pub fn on_create(&self, change: fn(&mut Value)) {
         self.lock().on_create = Some(change);
+    }
+
+    /// What a path shows that is no resource, such as metrics.
+    pub fn serve(&self, path: &str, document: Value) {
+        self.lock().documents.insert(path.to_owned(), document);
     }
 
     /// Answers what is posted and not stored, such as access reviews.
@@ -223,6 +230,9 @@ impl Api {
         let mut world = self.lock();
         if let Some(discovery) = discovery(request.uri().path()) {
             return Ok(Ok(Answer::Object(discovery)));
+        }
+        if let Some(document) = world.documents.get(request.uri().path()) {
+            return Ok(Ok(Answer::Object(document.clone())));
         }
         let parsed = match Request::parse(request) {
             Ok(parsed) => parsed,
@@ -369,7 +379,9 @@ impl World {
 
     fn read(&mut self, request: &Request) -> Result<Answer, ApiError> {
         if !request.key.name.is_empty() {
-            return self.find(request.resource, &request.key).map(Answer::Object);
+            let object = self.find(request.resource, &request.key)?;
+            let scale = request.subresource.as_deref() == Some("scale");
+            return Ok(Answer::Object(if scale { scale_of(&object) } else { object }));
         }
         let selector = request.query.get("fieldSelector");
         if request.query.contains_key("labelSelector") || selector.is_some() && request.field_name().is_none() {
@@ -423,6 +435,12 @@ impl World {
                 Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
             }
             ("DELETE", None) => self.delete(resource, key, &request.json()?),
+            ("PUT", Some("scale")) => {
+                let (mut object, scale) = (self.find(resource, key)?, request.json()?);
+                object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
+                object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+                self.replace(resource, key, None, object).map(|object| scale_of(&object))
+            }
             ("PUT", subresource) => self.replace(resource, key, subresource, request.json()?),
             ("PATCH", subresource) => {
                 let old = self.find(resource, key)?;
@@ -629,6 +647,15 @@ fn discovery(path: &str) -> Option<Value> {
             "verbs": verbs})
     });
     Some(json!({"kind": "APIResourceList", "resources": rows.collect::<Vec<_>>()}))
+}
+
+/// The `/scale` of a workload.
+fn scale_of(object: &Value) -> Value {
+    let selector = machinery::Selector::from_label_selector(&object["spec"]["selector"]);
+    let selector = selector.map(|selector| selector.to_string()).unwrap_or_default();
+    let replicas = object["status"]["replicas"].as_i64().unwrap_or(0);
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": object["metadata"],
+        "spec": {"replicas": object["spec"]["replicas"]}, "status": {"replicas": replicas, "selector": selector}})
 }
 
 /// Whether a deletion has nothing left to wait for.

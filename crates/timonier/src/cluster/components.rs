@@ -9,6 +9,7 @@ use api::{Key, Object};
 use apiserver::authentication::UserInfo;
 use base::Stop;
 use control::{Client, ClientError, Informers, Recorder, WatchScope};
+use controllers::serviceaccount_token::TokenSigner;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use network::{PodNetworkBuiltIn, PodNetworkConfig};
@@ -71,6 +72,8 @@ async fn open_runtime(ground: &Ground, network: LateNetwork) -> Result<Arc<runti
 
 fn controllers(ground: &Arc<Ground>) -> Result<()> {
     let authority = Arc::new(ground.pki.authority()?);
+    let key = ground.pki.service_account_key()?;
+    let token_signer = TokenSigner::from_pem(&key).context("the service account key cannot sign tokens")?;
     let shared = ground.clone();
     ground.tasks.spawn("controllers", async move {
         let ground = shared.clone();
@@ -83,6 +86,8 @@ fn controllers(ground: &Arc<Ground>) -> Result<()> {
             settings: controllers::Settings {
                 root_ca_pem: shared.pki.ca_pem().to_owned(),
                 authority: Some(authority),
+                token_signer: Some(Arc::new(token_signer)),
+                autoscalers: Arc::default(),
                 cluster_cidr: shared.options.cluster_cidr,
                 node_cidr_mask: NODE_PREFIX,
             },
