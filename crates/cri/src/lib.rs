@@ -12,3 +12,23 @@ mod runtime;
 
 pub use network::{AttachRequest, NetworkError, PodNetwork};
 pub use runtime::{ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError, TerminalSize};
+
+/// Paths that containers see nothing of, unless they are privileged or ask for all of `/proc`: what the kubelet says, and
+/// what a runtime does where nobody says anything.
+pub const MASKED_PATHS: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// Paths that containers cannot write to, likewise.
+pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];

@@ -10,22 +10,6 @@ use crate::environment::{self, ConfigError};
 use crate::identity::{self, Identity};
 use crate::resources::{self, Capacity};
 
-const MASKED_PATHS: &[&str] = &[
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 /// The configuration of a pod's sandbox.
 pub(crate) fn sandbox(
     pod: &Pod,
@@ -109,6 +93,16 @@ fn namespaces(spec: &PodSpec) -> v1::NamespaceOption {
     }
 }
 
+/// A target makes a difference only where containers have processes of their own.
+fn with_target(options: v1::NamespaceOption, target: Option<String>) -> v1::NamespaceOption {
+    match target {
+        Some(target_id) if options.pid == v1::NamespaceMode::Container as i32 => {
+            v1::NamespaceOption { pid: v1::NamespaceMode::Target as i32, target_id, ..options }
+        }
+        _ => options,
+    }
+}
+
 fn supplemental_groups(context: Option<&PodSecurityContext>) -> Vec<i64> {
     let Some(context) = context else { return Vec::new() };
     context.fs_group.into_iter().chain(context.supplemental_groups.iter().flatten().copied()).collect()
@@ -134,6 +128,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) mounts: Vec<v1::Mount>,
     pub(crate) capacity: Capacity,
+    /// The id of the container whose processes this one shares.
+    pub(crate) target: Option<String>,
 }
 
 /// The configuration of a container.
@@ -169,7 +165,7 @@ pub(crate) fn container(
         tty: spec.tty == Some(true),
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources::linux(pod, spec, parts.capacity)),
-            security_context: Some(security(pod, context, pod_context)),
+            security_context: Some(security(pod, context, pod_context, parts.target)),
         }),
         envs: parts.variables.into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),
         mounts: parts.mounts,
@@ -199,6 +195,7 @@ fn security(
     pod: &Pod,
     context: Option<&SecurityContext>,
     pod_context: Option<&PodSecurityContext>,
+    target: Option<String>,
 ) -> v1::LinuxContainerSecurityContext {
     let privileged = context.and_then(|context| context.privileged) == Some(true);
     let unmasked = privileged || context.and_then(|context| context.proc_mount.as_deref()) == Some("Unmasked");
@@ -214,7 +211,7 @@ fn security(
             ..Default::default()
         }),
         privileged,
-        namespace_options: pod.spec.as_ref().map(namespaces),
+        namespace_options: pod.spec.as_ref().map(|spec| with_target(namespaces(spec), target)),
         run_as_user: number(
             context.and_then(|context| context.run_as_user),
             pod_context.and_then(|context| context.run_as_user),
@@ -227,8 +224,8 @@ fn security(
         supplemental_groups: supplemental_groups(pod_context),
         supplemental_groups_policy: i32::from(strict),
         no_new_privs: context.and_then(|context| context.allow_privilege_escalation) == Some(false),
-        masked_paths: paths(MASKED_PATHS),
-        readonly_paths: paths(READONLY_PATHS),
+        masked_paths: paths(&cri::MASKED_PATHS),
+        readonly_paths: paths(&cri::READONLY_PATHS),
         seccomp: Some(match privileged {
             true => v1::SecurityProfile {
                 profile_type: v1::security_profile::ProfileType::Unconfined as i32,
@@ -307,6 +304,7 @@ mod tests {
             variables: vec![("A".into(), "1".into())],
             mounts: vec![],
             capacity: Capacity::default(),
+            target: None,
         };
         super::container(&pod, &identity, &pod.spec.as_ref().unwrap().containers[0], parts)
     }

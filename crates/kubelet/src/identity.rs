@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use api::typed::core::v1::{Container, Pod};
+use api::typed::core::v1::{Container, EphemeralContainer, Pod};
 use sha2::{Digest, Sha256};
 
 /// Label: the pod's name.
@@ -106,6 +106,8 @@ pub(crate) enum Role {
     Sidecar,
     /// One of the pod's containers.
     Main,
+    /// Added to a running pod, to look into it: runs once, beside everything else, and decides nothing about the pod.
+    Ephemeral,
 }
 
 /// The containers of a pod with their roles, in start order.
@@ -117,13 +119,48 @@ pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> 
         let sidecar = container.restart_policy.as_deref() == Some("Always");
         (if sidecar { Role::Sidecar } else { Role::Init }, container)
     })
-    .chain(main.map(|container| (Role::Main, container)))
+    .chain(main.map(move |container| {
+        (if ephemeral(pod, &container.name).is_some() { Role::Ephemeral } else { Role::Main }, container)
+    }))
+}
+
+/// The ephemeral container of this name.
+pub(crate) fn ephemeral<'a>(pod: &'a Pod, name: &str) -> Option<&'a EphemeralContainer> {
+    let list = pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
+    list.iter().find(|container| container.name == name)
+}
+
+/// Puts a decoded pod's ephemeral containers behind its own, so that all that can be said of a container is said of them
+/// too. [`containers`] knows them by their names.
+pub(crate) fn adopt_ephemeral(pod: &mut Pod) {
+    let Some(spec) = &mut pod.spec else { return };
+    let adopted = spec.ephemeral_containers.iter().flatten().cloned().map(|container| Container {
+        args: container.args,
+        command: container.command,
+        env: container.env,
+        env_from: container.env_from,
+        image: container.image,
+        image_pull_policy: container.image_pull_policy,
+        name: container.name,
+        security_context: container.security_context,
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        termination_message_path: container.termination_message_path,
+        termination_message_policy: container.termination_message_policy,
+        tty: container.tty,
+        volume_devices: container.volume_devices,
+        volume_mounts: container.volume_mounts,
+        working_dir: container.working_dir,
+        ..Container::default()
+    });
+    spec.containers.extend(adopted);
 }
 
 /// `spec.containers{web}`: how events name a container.
 pub(crate) fn field_path(pod: &Pod, name: &str) -> String {
     match containers(pod).find(|(_, container)| container.name == name) {
         Some((Role::Main, _)) | None => format!("spec.containers{{{name}}}"),
+        Some((Role::Ephemeral, _)) => format!("spec.ephemeralContainers{{{name}}}"),
         Some(_) => format!("spec.initContainers{{{name}}}"),
     }
 }

@@ -363,9 +363,23 @@ impl Job {
         };
         let variables = environment::variables(&self.pod, spec, &facts).map_err(|error| error.to_string())?;
         let mounts = self.mounts(spec, attempt, &variables).await?;
-        let parts = config::Parts { attempt, image, variables, mounts, capacity: self.host.capacity };
+        let target = self.target_of(&spec.name).await?;
+        let parts = config::Parts { attempt, image, variables, mounts, capacity: self.host.capacity, target };
         let config = config::container(&self.pod, &self.identity, spec, parts).map_err(|error| error.to_string())?;
         Ok((sandbox.id, config))
+    }
+
+    /// The container whose processes an ephemeral container wants to see.
+    async fn target_of(&self, name: &str) -> Result<Option<String>, String> {
+        let wanted = identity::ephemeral(&self.pod, name).and_then(|container| container.target_container_name.as_deref());
+        let Some(wanted) = wanted.filter(|name| !name.is_empty()) else { return Ok(None) };
+        let mut selector = self.identity.selector();
+        selector.insert(identity::CONTAINER_NAME.to_owned(), wanted.to_owned());
+        let running = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning as i32 };
+        let filter = v1::ContainerFilter { label_selector: selector, state: Some(running), ..Default::default() };
+        let found = self.host.runtime.list_containers(Some(filter)).await.map_err(|error| chain(&error))?;
+        let target = found.into_iter().next().ok_or_else(|| format!("unable to find target container {wanted}"))?;
+        Ok(Some(target.id))
     }
 
     async fn mounts(

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use api::typed::core::v1::{Container as Spec, Pod};
+use api::typed::core::v1::{Container as Spec, ContainerStatus, Pod};
 use jiff::Timestamp;
 
 use crate::identity::{self, Role};
@@ -201,7 +201,11 @@ fn run(view: &View<'_>, plan: &mut Plan) {
     let any_main = identity::containers(view.pod)
         .filter(|(role, _)| *role == Role::Main)
         .any(|(_, spec)| in_sandbox(view, &spec.name, &sandbox.id).is_some());
-    for (role, spec) in identity::containers(view.pod) {
+    // Whoever looks into a pod may want to do so because it does not start.
+    for (_, spec) in identity::containers(view.pod).filter(|(role, _)| *role == Role::Ephemeral) {
+        run_once(view, plan, &spec.name);
+    }
+    for (role, spec) in identity::containers(view.pod).filter(|(role, _)| *role != Role::Ephemeral) {
         let done = run_one(view, plan, &sandbox.id, role, spec, any_main);
         if role != Role::Main && !done && !any_main {
             break;
@@ -230,6 +234,19 @@ fn replace_sandbox(view: &View<'_>, plan: &mut Plan) {
     }
     let attempt = view.observed.sandboxes.first().map_or(0, |sandbox| sandbox.attempt + 1);
     plan.actions.push(Action::Setup { attempt });
+}
+
+/// Starts an ephemeral container, if no run of it was ever seen.
+fn run_once(view: &View<'_>, plan: &mut Plan, name: &str) {
+    match view.observed.latest(name) {
+        Some(run) if run.state == State::Created && !starting(view, name) => {
+            plan.actions.push(Action::RemoveContainer { id: run.id.clone() });
+        }
+        None if next_attempt(view, name) == 0 => {
+            plan.actions.push(Action::Start { name: name.to_owned(), attempt: 0 });
+        }
+        _ => {}
+    }
 }
 
 /// Brings one container forward; true when what comes after it in the init order may start.
@@ -285,12 +302,17 @@ pub(crate) fn next_attempt(view: &View<'_>, name: &str) -> u32 {
     if let Some(latest) = view.observed.latest(name) {
         return latest.attempt + 1;
     }
-    let status = view.pod.status.as_ref();
-    let lists = status.map(|status| [&status.container_statuses, &status.init_container_statuses]);
-    let known = lists.into_iter().flatten().flatten().flatten().find(|status| status.name == name);
-    known
+    known_status(view.pod, name)
         .filter(|status| status.container_id.is_some())
         .map_or(0, |status| u32::try_from(status.restart_count).unwrap_or(0) + 1)
+}
+
+/// What the API remembers of a container.
+pub(crate) fn known_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
 /// When a container that ended may start again; `None` where it never waited or ran long enough to start over.

@@ -80,7 +80,7 @@ fn request(container: &Container) -> (Option<i64>, Option<i64>) {
 pub(crate) fn qos(pod: &Pod) -> Qos {
     let mut any = false;
     let mut guaranteed = true;
-    for (_, container) in identity::containers(pod) {
+    for (_, container) in identity::containers(pod).filter(|(role, _)| *role != identity::Role::Ephemeral) {
         let (cpu, memory) = request(container);
         let limit = (milli(limits(container), "cpu"), whole(limits(container), "memory"));
         any |= [cpu, memory, limit.0, limit.1].into_iter().flatten().any(|value| value > 0);
@@ -112,6 +112,8 @@ pub(crate) fn pod_request(pod: &Pod) -> (i64, i64) {
                 init.0 = init.0.max(cpu.saturating_add(sidecars.0));
                 init.1 = init.1.max(memory.saturating_add(sidecars.1));
             }
+            // They ask for nothing.
+            identity::Role::Ephemeral => {}
         }
     }
     let overhead = pod.spec.as_ref().map(|spec| &spec.overhead);

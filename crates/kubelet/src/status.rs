@@ -36,6 +36,7 @@ pub(crate) fn status(view: &View<'_>, place: &Place<'_>) -> PodStatus {
     };
     let main = of(&[Role::Main]);
     let init = of(&[Role::Init, Role::Sidecar]);
+    let ephemeral = of(&[Role::Ephemeral]);
     let phase = phase(view, &main, &init);
     let conditions = conditions(view, &known, phase, &main, &init);
     let (reason, message) = match &view.memory.verdict {
@@ -51,6 +52,7 @@ pub(crate) fn status(view: &View<'_>, place: &Place<'_>) -> PodStatus {
         conditions: Some(conditions),
         container_statuses: Some(main),
         init_container_statuses: Some(init).filter(|list| !list.is_empty()),
+        ephemeral_container_statuses: Some(ephemeral).filter(|list| !list.is_empty()),
         host_ip: place.host_ips.first().map(ToString::to_string),
         host_ips: Some(place.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         pod_ip: ips.first().cloned(),
@@ -104,7 +106,8 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
     };
     let ready = match (role, run.state) {
         (Role::Init, State::Exited) => run.exit_code == 0,
-        (Role::Init, _) => false,
+        // Ephemeral ones take no traffic.
+        (Role::Init | Role::Ephemeral, _) => false,
         _ => plan::ready(view.memory, spec, run),
     };
     ContainerStatus {
@@ -114,10 +117,11 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
         container_id: Some(format!("{}://{}", place.runtime_name, run.id)),
         restart_count: i32::try_from(run.attempt).unwrap_or(i32::MAX),
         ready,
-        started: Some(match role {
-            Role::Init => run.state == State::Running,
-            _ => plan::started(view.memory, spec, run),
-        }),
+        started: match role {
+            Role::Init => Some(run.state == State::Running),
+            Role::Ephemeral => None,
+            Role::Main | Role::Sidecar => Some(plan::started(view.memory, spec, run)),
+        },
         state: Some(state),
         last_state,
         user: run.user.as_ref().map(|user| ContainerUser {
@@ -137,14 +141,12 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
 
 /// A container of which the runtime knows nothing: it has not been made yet, or the runtime's data was lost.
 fn unseen(view: &View<'_>, role: Role, spec: &Spec) -> ContainerStatus {
-    let status = view.pod.status.as_ref();
-    let lists = status.map(|status| [&status.container_statuses, &status.init_container_statuses]);
-    let known = lists.into_iter().flatten().flatten().flatten().find(|status| status.name == spec.name);
+    let known = plan::known_status(view.pod, &spec.name);
     let known = known.filter(|known| known.container_id.is_some());
     let blank = ContainerStatus {
         name: spec.name.clone(),
         image: spec.image.clone().unwrap_or_default(),
-        started: Some(false),
+        started: (role != Role::Ephemeral).then_some(false),
         ..Default::default()
     };
     if let Some(known) = known {
@@ -176,7 +178,7 @@ fn not_yet(view: &View<'_>, role: Role, spec: &Spec) -> ContainerState {
     if let Some(waiting) = view.memory.waiting.get(&spec.name) {
         return waiting_state(&waiting.reason, &waiting.message);
     }
-    let has_init = identity::containers(view.pod).any(|(role, _)| role != Role::Main);
+    let has_init = identity::containers(view.pod).any(|(role, _)| matches!(role, Role::Init | Role::Sidecar));
     let creating = if has_init && (role == Role::Main || view.observed.ready_sandbox().is_some()) {
         "PodInitializing"
     } else {

@@ -5,9 +5,11 @@ use api::typed::core::v1::Pod;
 
 use crate::observed::{Container, Observed, Sandbox, State};
 
-/// A pod from its JSON.
+/// A pod from its JSON, as a worker keeps it.
 pub(crate) fn pod(json: &str) -> Pod {
-    Pod::decode(json.as_bytes()).expect("the test's pod is a pod")
+    let mut pod = Pod::decode(json.as_bytes()).expect("the test's pod is a pod");
+    crate::identity::adopt_ephemeral(&mut pod);
+    pod
 }
 
 /// What the runtime shows of a pod with one ready sandbox and these containers: `name#attempt:state`, where state is

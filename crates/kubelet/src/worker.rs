@@ -617,10 +617,12 @@ fn done<E: std::error::Error + 'static>(action: Action, result: Result<(), E>) -
 
 /// The pod of an object; one that cannot be read runs nothing, and is said to be unreadable.
 fn decode(object: &Object) -> Pod {
-    Pod::decode(object.json()).unwrap_or_else(|error| {
+    let mut pod = Pod::decode(object.json()).unwrap_or_else(|error| {
         tracing::error!(pod = %object.key(), error = chain(&error), "a pod cannot be read and is not run");
         Pod::default()
-    })
+    });
+    identity::adopt_ephemeral(&mut pod);
+    pod
 }
 
 async fn until(at: Option<Instant>) {

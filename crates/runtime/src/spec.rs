@@ -30,24 +30,6 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CAP_SYS_CHROOT",
 ];
 
-/// Masked unless the caller says otherwise.
-const MASKED_PATHS: [&str; 11] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-
-/// Read-only unless the caller says otherwise.
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 /// The devices that every container has.
 const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
@@ -113,8 +95,8 @@ pub(crate) fn build(parts: &Parts<'_>) -> Result<Value, SpecError> {
             "namespaces": namespaces,
             "cgroupsPath": parts.cgroup,
             "resources": resources_json(&resources),
-            "maskedPaths": paths(&security.masked_paths, &MASKED_PATHS),
-            "readonlyPaths": paths(&security.readonly_paths, &READONLY_PATHS),
+            "maskedPaths": paths(&security.masked_paths, &cri::MASKED_PATHS),
+            "readonlyPaths": paths(&security.readonly_paths, &cri::READONLY_PATHS),
             "seccomp": seccomp_profile(&security, &capabilities)?,
             "devices": if privileged { host_devices()? } else { Vec::new() },
         },

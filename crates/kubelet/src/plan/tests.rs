@@ -187,3 +187,25 @@ fn what_failed_is_held_back_and_does_not_keep_a_deleted_pod() {
     waiting.gone = true;
     waiting.check("stop:sandbox");
 }
+
+#[test]
+fn an_ephemeral_container_runs_once_beside_everything_else() {
+    let spec = |status: &str| {
+        format!(
+            r#"{{"spec":{{"containers":[{{"name":"a"}}],"initContainers":[{{"name":"i"}}],"ephemeralContainers":[{{"name":"e"}}]}},
+            "status":{{{status}}}}}"#
+        )
+    };
+    case(&spec(""), "a#0:running").check("start:e#0");
+    // Its init container fails: that is when somebody wants to look into it.
+    case(&spec(""), "i#0:running").check("start:e#0");
+    case(&spec(""), "a#0:running e#0:running").check("");
+    case(&spec(""), "a#0:running e#0:1").check("");
+    case(&spec(""), "a#0:running e#0:created").check("remove:e-0");
+    // It ended in a sandbox that is gone.
+    let known = r#""ephemeralContainerStatuses":[{"name":"e","image":"","imageID":"","ready":false,"restartCount":0,"containerID":"x"}]"#;
+    case(&spec(known), "a#0:running").check("");
+    // The pod has ended although somebody still looks.
+    let once = spec("").replace(r#""spec":{"#, r#""spec":{"restartPolicy":"Never","#);
+    case(&once, "a#0:0 e#0:running").check("kill:e/30");
+}
