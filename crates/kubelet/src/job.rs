@@ -371,7 +371,8 @@ impl Job {
 
     /// The container whose processes an ephemeral container wants to see.
     async fn target_of(&self, name: &str) -> Result<Option<String>, String> {
-        let wanted = identity::ephemeral(&self.pod, name).and_then(|container| container.target_container_name.as_deref());
+        let wanted =
+            identity::ephemeral(&self.pod, name).and_then(|container| container.target_container_name.as_deref());
         let Some(wanted) = wanted.filter(|name| !name.is_empty()) else { return Ok(None) };
         let mut selector = self.identity.selector();
         selector.insert(identity::CONTAINER_NAME.to_owned(), wanted.to_owned());
