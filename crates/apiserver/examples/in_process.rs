@@ -1,9 +1,10 @@
 //! How fast the request path is by itself: reads, lists, writes and watches through the in-process transport, over a store
-//! in memory. Prints one line for each. Network, TLS and disk are left out; `bench/` measures those.
+//! in memory. Prints one line for each. With a file's name, the audit log is written there meanwhile. Network, TLS and disk are left out; `bench/` measures those.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use apiserver::audit::{AuditConfig, Policy};
 use apiserver::authentication::UserInfo;
 use apiserver::{Config, EncryptionKeys, Limits, Server, Version};
 use base::{Random, Stop, SystemClock, Tasks};
@@ -57,6 +58,7 @@ fn config() -> Config {
             platform: String::new(),
         },
         static_tokens: Default::default(),
+        audit: std::env::args().nth(1).map(|path| AuditConfig { policy: Policy::standard(), path: path.into() }),
         encryption: Arc::new(EncryptionKeys::ephemeral()),
         limits: Limits::default(),
         metrics: Vec::new(),

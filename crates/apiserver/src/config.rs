@@ -8,6 +8,7 @@ use base::{Random, SharedClock};
 use bytes::Bytes;
 use ipnet::IpNet;
 
+use crate::audit::AuditConfig;
 use crate::authentication::static_tokens::StaticTokens;
 use crate::encryption::EncryptionKeys;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub version: Version,
     /// Bearer tokens from a file.
     pub static_tokens: StaticTokens,
+    /// The audit log; `None` for none.
+    pub audit: Option<AuditConfig>,
     /// What secrets are sealed with in the store.
     pub encryption: Arc<EncryptionKeys>,
     /// How much clients may ask.

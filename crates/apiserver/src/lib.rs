@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod config;

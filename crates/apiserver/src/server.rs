@@ -8,6 +8,7 @@ use control::Transport;
 use tokio::net::TcpListener;
 
 use crate::admission::{self, Plugin};
+use crate::audit::Audit;
 use crate::authentication::UserInfo;
 use crate::encryption::SealedStore;
 use crate::flow::FlowControl;
@@ -58,6 +59,7 @@ pub struct Server {
     pub(crate) plugins: Vec<Arc<dyn Plugin>>,
     pub(crate) access: Arc<Access>,
     pub(crate) flow: Arc<FlowControl>,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) discovery: OnceLock<discovery::Documents>,
     pub(crate) openapi: openapi::Kept,
 }
@@ -77,6 +79,7 @@ impl Server {
         let flow = FlowControl::start(&caches, seats, time_max).await;
         let path = "/apis/flowcontrol.apiserver.k8s.io/v1".to_owned();
         let flow = flow.map_err(|source| StartError::Bootstrap { path, source })?;
+        let audit = Audit::start(config.audit.clone(), config.clock.clone(), &tasks, stop.clone());
         let parts = Parts { caches: caches.clone(), config: config.clone(), access: access.clone() };
         let server = Arc::new(Self {
             served: served(&parts),
@@ -87,6 +90,7 @@ impl Server {
             stop,
             access,
             flow,
+            audit: Arc::new(audit),
             discovery: OnceLock::new(),
             openapi: openapi::Kept::default(),
         });

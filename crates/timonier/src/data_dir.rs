@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lock` | held by the running process, with its process id inside |
 //! | `datastore.redb` | every API object |
+//! | `audit.log`, `audit.log.1` to `.4` | who did what, the newest first |
 //! | `encryption.keys` | what secrets in the datastore are encrypted with: without it they are lost |
 //! | `pki/` | the CA, keys and certificates |
 //! | `kubeconfig` | the administrator's |
@@ -26,6 +27,11 @@ use nix::fcntl::{Flock, FlockArg};
 pub(crate) const CONTENT: &[&str] = &[
     "datastore.redb",
     "encryption.keys",
+    "audit.log",
+    "audit.log.1",
+    "audit.log.2",
+    "audit.log.3",
+    "audit.log.4",
     "pki",
     "kubeconfig",
     "runtime",

@@ -35,12 +35,20 @@ pub struct Attributes {
     pub name: String,
     /// The URL's path, where it is no resource's.
     pub path: String,
+    /// The values that the request's field selector fixes, by field. Selectors narrow a request: what an authorizer does not
+    /// know of them it may leave out.
+    pub fields: Vec<(String, String)>,
 }
 
 impl Attributes {
     /// Whether the request is about a resource, not another path.
     pub fn is_resource(&self) -> bool {
         !self.resource.is_empty()
+    }
+
+    /// Whether the field selector fixes `field` to `value`.
+    pub fn selects(&self, field: &str, value: &str) -> bool {
+        self.fields.iter().any(|(own, fixed)| own == field && fixed == value)
     }
 }
 

@@ -17,29 +17,17 @@ use crate::watch_cache::{Caches, Observer, ResourceCache};
 /// What every node may do with objects that are not its own: group, resource, verbs.
 const SHARED: &[(&str, &str, &[&str])] = &[
     ("", "services", &["get", "list", "watch"]),
-    ("", "nodes", &["get", "list", "watch", "create"]),
-    ("", "pods", &["get", "list", "watch", "create"]),
     ("", "endpoints", &["get", "list", "watch"]),
     ("", "namespaces", &["get", "list", "watch"]),
     ("", "events", &["create", "patch", "update"]),
+    ("events.k8s.io", "events", &["create", "patch", "update"]),
     ("authentication.k8s.io", "tokenreviews", &["create"]),
     ("authorization.k8s.io", "subjectaccessreviews", &["create"]),
     ("authorization.k8s.io", "localsubjectaccessreviews", &["create"]),
     ("certificates.k8s.io", "certificatesigningrequests", &["create", "get", "list", "watch"]),
-    ("coordination.k8s.io", "leases", &["create"]),
     ("discovery.k8s.io", "endpointslices", &["get", "list", "watch"]),
     ("node.k8s.io", "runtimeclasses", &["get", "list", "watch"]),
     ("storage.k8s.io", "csidrivers", &["get", "list", "watch"]),
-    ("storage.k8s.io", "csinodes", &["create"]),
-    ("storage.k8s.io", "volumeattachments", &["get"]),
-];
-
-/// What a node may do with the object of its own name: group, resource, subresource, verbs.
-const OWN: &[(&str, &str, &str, &[&str])] = &[
-    ("", "nodes", "", &["update", "patch", "delete"]),
-    ("", "nodes", "status", &["get", "update", "patch"]),
-    ("coordination.k8s.io", "leases", "", &["get", "update", "patch", "delete"]),
-    ("storage.k8s.io", "csinodes", "", &["get", "update", "patch", "delete"]),
 ];
 
 /// What pods refer to, by resource.
@@ -49,6 +37,7 @@ enum Referred {
     ConfigMap,
     Claim,
     ServiceAccount,
+    ResourceClaim,
 }
 
 type Reference = (Referred, Arc<str>);
@@ -72,6 +61,9 @@ struct Graph {
 pub struct NodeAuthorizer {
     graph: Arc<RwLock<Graph>>,
     claims: Arc<ResourceCache>,
+    volumes: Arc<ResourceCache>,
+    attachments: Arc<ResourceCache>,
+    slices: Arc<ResourceCache>,
 }
 
 const POISON: &str = "nothing panics while it holds the pods' references";
@@ -81,7 +73,13 @@ impl NodeAuthorizer {
     pub async fn start(caches: &Arc<Caches>) -> Result<Self, ApiError> {
         let graph = Arc::new(RwLock::new(Graph::default()));
         caches.of(resources::PODS).await?.observe(Arc::new(FollowPods(graph.clone())));
-        Ok(Self { graph, claims: caches.of(resources::PERSISTENT_VOLUME_CLAIMS).await? })
+        Ok(Self {
+            graph,
+            claims: caches.of(resources::PERSISTENT_VOLUME_CLAIMS).await?,
+            volumes: caches.of(resources::PERSISTENT_VOLUMES).await?,
+            attachments: caches.of(resources::VOLUME_ATTACHMENTS).await?,
+            slices: caches.of(resources::RESOURCE_SLICES).await?,
+        })
     }
 
     /// The node whose agent the user is.
@@ -92,50 +90,96 @@ impl NodeAuthorizer {
     /// Decides; no opinion about anyone but nodes.
     pub fn decide(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
         let Some(node) = Self::node_of(user) else { return Decision::NoOpinion { reason: String::new() } };
-        if attributes.is_resource() && self.may(node, attributes) {
-            return Decision::Allow { reason: String::new() };
+        if !attributes.is_resource() {
+            return Decision::NoOpinion { reason: String::new() };
         }
-        let reason = match self.related(node, attributes) {
-            Some(false) => format!("no relationship found between node '{node}' and this object"),
-            _ => String::new(),
-        };
-        Decision::NoOpinion { reason }
+        match self.permit(node, attributes) {
+            Ok(()) => Decision::Allow { reason: String::new() },
+            Err(reason) => Decision::NoOpinion { reason },
+        }
     }
 
-    fn may(&self, node: &str, asked: &Attributes) -> bool {
-        let (group, resource, verb) = (&*asked.group, &*asked.resource, &*asked.verb);
-        let shared = |row: &&(&str, &str, &[&str])| row.0 == group && row.1 == resource && row.2.contains(&verb);
-        let own = |row: &&(&str, &str, &str, &[&str])| {
-            row.0 == group && row.1 == resource && row.2 == asked.subresource && row.3.contains(&verb)
-        };
-        if asked.subresource.is_empty() && SHARED.iter().any(|row| shared(&row)) {
-            return group != "coordination.k8s.io" || asked.namespace == "kube-node-lease";
-        }
-        if asked.name == node && OWN.iter().any(|row| own(&row)) {
-            return group != "coordination.k8s.io" || asked.namespace == "kube-node-lease";
-        }
-        self.related(node, asked) == Some(true)
-    }
-
-    /// Whether a pod on the node has to do with the object; `None` where that is not what counts.
-    fn related(&self, node: &str, asked: &Attributes) -> Option<bool> {
+    /// `Ok`, or why not.
+    fn permit(&self, node: &str, asked: &Attributes) -> Result<(), String> {
         let verb = &*asked.verb;
-        let reads = matches!(verb, "get" | "list" | "watch");
+        let related = |yes: bool| {
+            let why = || format!("no relationship found between node '{node}' and this object");
+            if asked.name.is_empty() {
+                Err("No Object name found".to_owned())
+            } else {
+                yes.then_some(()).ok_or_else(why)
+            }
+        };
         let refers = |referred| self.refers(node, &asked.namespace, referred, &asked.name);
         match (&*asked.group, &*asked.resource, &*asked.subresource) {
-            ("", "secrets", "") if reads => Some(refers(Referred::Secret)),
-            ("", "configmaps", "") if reads => Some(refers(Referred::ConfigMap)),
-            ("", "persistentvolumeclaims", "") if verb == "get" => Some(refers(Referred::Claim)),
-            ("", "persistentvolumeclaims", "status") if matches!(verb, "get" | "update" | "patch") => {
-                Some(refers(Referred::Claim))
+            ("", "secrets", _) => {
+                readable(asked)?;
+                related(refers(Referred::Secret) || self.uses_secret(node, asked))
             }
-            ("", "persistentvolumes", "") if verb == "get" => Some(self.uses_volume(node, &asked.name)),
-            ("", "serviceaccounts", "token") if verb == "create" => Some(refers(Referred::ServiceAccount)),
-            ("", "serviceaccounts", "") if verb == "get" => Some(refers(Referred::ServiceAccount)),
-            ("", "pods", "") if verb == "delete" => Some(self.hosts(node, asked)),
-            ("", "pods", "status") if matches!(verb, "get" | "update" | "patch") => Some(self.hosts(node, asked)),
-            ("", "pods", "eviction") if verb == "create" => Some(self.hosts(node, asked)),
-            _ => None,
+            ("", "configmaps", _) => readable(asked).and_then(|()| related(refers(Referred::ConfigMap))),
+            ("", "persistentvolumeclaims", "status") => match verb {
+                "update" | "patch" => related(refers(Referred::Claim)),
+                _ => Err("can only get/update/patch this type".to_owned()),
+            },
+            ("", "persistentvolumeclaims", _) => gettable(asked).and_then(|()| related(refers(Referred::Claim))),
+            ("", "persistentvolumes", _) => gettable(asked).and_then(|()| related(self.uses_volume(node, &asked.name))),
+            ("resource.k8s.io", "resourceclaims", _) => {
+                gettable(asked).and_then(|()| related(refers(Referred::ResourceClaim)))
+            }
+            ("storage.k8s.io", "volumeattachments", _) => {
+                gettable(asked).and_then(|()| related(names_node(&self.attachments, &asked.name, node)))
+            }
+            ("", "serviceaccounts", "") if verb == "get" => related(refers(Referred::ServiceAccount)),
+            ("", "serviceaccounts", "token") if verb == "create" => related(refers(Referred::ServiceAccount)),
+            ("", "serviceaccounts", _) => Err("can only create tokens for individual service accounts".to_owned()),
+            ("coordination.k8s.io", "leases", _) => own_lease(node, asked),
+            ("storage.k8s.io", "csinodes", _) => own_csi_node(node, asked),
+            ("resource.k8s.io", "resourceslices", _) => self.slices(node, asked, related),
+            ("", "nodes", _) => own_node(node, asked),
+            ("", "pods", _) => self.pods(node, asked, related),
+            (group, resource, subresource) => {
+                let shared =
+                    |row: &&(&str, &str, &[&str])| row.0 == group && row.1 == resource && row.2.contains(&verb);
+                let may = subresource.is_empty() && SHARED.iter().any(|row| shared(&row));
+                may.then_some(()).ok_or_else(String::new)
+            }
+        }
+    }
+
+    fn pods(&self, node: &str, asked: &Attributes, related: impl Fn(bool) -> Result<(), String>) -> Result<(), String> {
+        match (&*asked.subresource, &*asked.verb) {
+            ("", "get") => related(self.hosts(node, asked)),
+            ("", "list" | "watch") if asked.selects("spec.nodeName", node) => Ok(()),
+            ("", "list" | "watch") if !asked.name.is_empty() => related(self.hosts(node, asked)),
+            ("", "list" | "watch") => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
+            // Which pods is checked where the object is known: by `NodeRestriction`.
+            ("", "create") => Ok(()),
+            ("", "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                related(self.hosts(node, asked))
+            }
+            _ => Err(String::new()),
+        }
+    }
+
+    fn slices(
+        &self,
+        node: &str,
+        asked: &Attributes,
+        related: impl Fn(bool) -> Result<(), String>,
+    ) -> Result<(), String> {
+        match (&*asked.subresource, &*asked.verb) {
+            ("", "create") => Ok(()),
+            ("", "get" | "update" | "patch" | "delete") => related(names_node(&self.slices, &asked.name, node)),
+            ("", "list" | "watch" | "deletecollection") if asked.selects("spec.nodeName", node) => Ok(()),
+            ("", "list" | "watch" | "deletecollection") => {
+                Err("can only list/watch/deletecollection resourceslices with nodeName field selector".to_owned())
+            }
+            ("", _) => {
+                let why = "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, \
+                           delete, deletecollection";
+                Err(why.to_owned())
+            }
+            _ => Err("cannot authorize ResourceSlice subresources".to_owned()),
         }
     }
 
@@ -150,7 +194,8 @@ impl NodeAuthorizer {
         self.graph.read().expect(POISON).pods.get(&key).is_none_or(|pod| *pod.node == *node)
     }
 
-    fn uses_volume(&self, node: &str, volume: &str) -> bool {
+    /// The volumes that claims of the node's pods are bound to.
+    fn volumes(&self, node: &str) -> Vec<String> {
         let claims: Vec<Key> = {
             let graph = self.graph.read().expect(POISON);
             let pods = graph.by_node.get(node).into_iter().flatten();
@@ -161,8 +206,92 @@ impl NodeAuthorizer {
             };
             pods.flat_map(of_pod).collect()
         };
-        let bound = |key: &Key| self.claims.get(key).map(|claim| claim.to_value());
-        claims.iter().filter_map(bound).any(|claim| claim["spec"]["volumeName"] == volume)
+        let claims = claims.iter().filter_map(|key| self.claims.get(key)).map(|claim| claim.to_value());
+        claims.map(|claim| text(&claim["spec"]["volumeName"]).to_owned()).filter(|name| !name.is_empty()).collect()
+    }
+
+    fn uses_volume(&self, node: &str, volume: &str) -> bool {
+        self.volumes(node).iter().any(|name| name == volume)
+    }
+
+    /// Whether a volume of the node's pods is mounted with the secret.
+    fn uses_secret(&self, node: &str, asked: &Attributes) -> bool {
+        let volumes = self.volumes(node);
+        let volumes = volumes.iter().filter_map(|name| self.volumes.get(&Key::new("", name.as_str())));
+        let mut sources = volumes.map(|volume| volume.to_value()["spec"]["csi"].take());
+        sources.any(|source| {
+            ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"].iter().any(|field| {
+                let secret = &source[*field];
+                text(&secret["name"]) == asked.name && text(&secret["namespace"]) == asked.namespace
+            })
+        })
+    }
+}
+
+/// Objects of a namespace that are read one by one.
+fn readable(asked: &Attributes) -> Result<(), String> {
+    let why = match (&*asked.verb, &*asked.subresource, &*asked.namespace) {
+        ("get" | "list" | "watch", "", "") => "can only read namespaced object of this type",
+        ("get" | "list" | "watch", "", _) => return Ok(()),
+        ("get" | "list" | "watch", ..) => "cannot read subresource",
+        _ => "can only read resources of this type",
+    };
+    Err(why.to_owned())
+}
+
+fn gettable(asked: &Attributes) -> Result<(), String> {
+    let why = match (&*asked.verb, &*asked.subresource) {
+        ("get", "") => return Ok(()),
+        ("get", _) => "cannot get subresource",
+        _ => "can only get individual resources of this type",
+    };
+    Err(why.to_owned())
+}
+
+/// Whether the object's spec names the node.
+fn names_node(cache: &ResourceCache, name: &str, node: &str) -> bool {
+    let object = cache.get(&Key::new("", name)).map(|object| object.to_value());
+    object.is_some_and(|object| text(&object["spec"]["nodeName"]) == node)
+}
+
+fn own_lease(node: &str, asked: &Attributes) -> Result<(), String> {
+    let why = match &*asked.verb {
+        "get" | "create" | "update" | "patch" | "delete" if asked.namespace != "kube-node-lease" => {
+            "can only access leases in the \"kube-node-lease\" system namespace"
+        }
+        "create" => return Ok(()),
+        "get" | "update" | "patch" | "delete" if asked.name == node => return Ok(()),
+        "get" | "update" | "patch" | "delete" => "can only access node lease with the same name as the requesting node",
+        _ => "can only get, create, update, patch, or delete a node lease",
+    };
+    Err(why.to_owned())
+}
+
+fn own_csi_node(node: &str, asked: &Attributes) -> Result<(), String> {
+    let why = match (&*asked.verb, &*asked.subresource) {
+        ("create", "") => return Ok(()),
+        ("get" | "update" | "patch" | "delete", "") if asked.name == node => return Ok(()),
+        ("get" | "update" | "patch" | "delete", "") => {
+            "can only access CSINode with the same name as the requesting node"
+        }
+        ("get" | "create" | "update" | "patch" | "delete", _) => "cannot authorize CSINode subresources",
+        _ => "can only get, create, update, patch, or delete a CSINode",
+    };
+    Err(why.to_owned())
+}
+
+fn own_node(node: &str, asked: &Attributes) -> Result<(), String> {
+    match (&*asked.subresource, &*asked.verb) {
+        // Which node is checked by `NodeRestriction`.
+        ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Ok(()),
+        ("", "get" | "list" | "watch") if asked.name == node => Ok(()),
+        ("", "get" | "list" | "watch") if asked.name.is_empty() => {
+            Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+        }
+        ("", "get" | "list" | "watch") => {
+            Err(format!("node '{node}' cannot read '{}', only its own Node object", asked.name))
+        }
+        _ => Err(String::new()),
     }
 }
 
@@ -253,6 +382,10 @@ fn references(pod: &Value) -> Vec<Reference> {
             add(Referred::Secret, &source["secret"]["name"]);
             add(Referred::ConfigMap, &source["configMap"]["name"]);
         }
+    }
+    let claims = list(&spec["resourceClaims"]).iter().chain(list(&pod["status"]["resourceClaimStatuses"]));
+    for claim in claims.chain([&pod["status"]["extendedResourceClaimStatus"]]) {
+        add(Referred::ResourceClaim, &claim["resourceClaimName"]);
     }
     found.sort();
     found.dedup();

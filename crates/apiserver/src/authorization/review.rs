@@ -126,6 +126,7 @@ fn attributes(spec: &Value) -> Result<Attributes, ApiError> {
             namespace: text(&asked["namespace"]),
             name: text(&asked["name"]),
             path: String::new(),
+            fields: fields(&asked["fieldSelector"]),
         }),
         (None, Some(asked)) => {
             Ok(Attributes { verb: text(&asked["verb"]), path: text(&asked["path"]), ..Attributes::default() })
@@ -135,4 +136,21 @@ fn attributes(spec: &Value) -> Result<Attributes, ApiError> {
             Err(ApiError::new(Reason::Invalid, why))
         }
     }
+}
+
+/// The values that a reviewed request's field selector fixes: from its requirements or its text.
+fn fields(selector: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        let parsed = machinery::FieldSelector::parse(raw).unwrap_or_default();
+        let exact = parsed.requirements().iter().filter(|requirement| !requirement.negated);
+        return exact.map(|requirement| (requirement.field.clone(), requirement.value.clone())).collect();
+    }
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let exact = requirements.filter(|requirement| requirement["operator"] == "In");
+    let single = exact.filter_map(|requirement| match requirement["values"].as_array().map(Vec::as_slice) {
+        Some([value]) => Some((text(&requirement["key"]), text(value))),
+        _ => None,
+    });
+    single.collect()
 }

@@ -95,6 +95,8 @@ pub const METRICS: &[&dyn Family] = &[
     &WATCH_EVENTS,
     &HANDSHAKE_ERRORS,
     &TERMINATIONS,
+    &crate::audit::EVENTS,
+    &crate::audit::LOST,
     &CONNECTIONS,
     &store::SECONDS,
     &store::REQUESTS,

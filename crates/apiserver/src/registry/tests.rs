@@ -77,6 +77,7 @@ fn config(store: Arc<MemoryStore>) -> Config {
             platform: "linux/amd64".to_owned(),
         },
         static_tokens: Default::default(),
+        audit: None,
         encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
         limits: crate::Limits::default(),
         metrics: Vec::new(),

@@ -2,6 +2,7 @@
 
 use http::Method;
 use http::request::Parts;
+use machinery::FieldSelector;
 
 use super::query::Query;
 use crate::authorization::Attributes;
@@ -35,19 +36,26 @@ pub struct RequestInfo {
     pub path: String,
     /// The resource; `None` for other paths.
     pub target: Option<Target>,
+    /// The values that the field selector of a list, watch or deletion of a collection fixes, by field.
+    pub fields: Vec<(String, String)>,
 }
 
 impl RequestInfo {
     /// Reads a request's head.
     pub fn of(parts: &Parts, query: &Query) -> Self {
         let path = super::query::percent_decode(parts.uri.path());
-        let mut info = Self { verb: method_name(&parts.method), path, target: None };
+        let mut info = Self { verb: method_name(&parts.method), path, target: None, fields: Vec::new() };
         let Some((mut target, watch_path)) = target(&info.path) else { return info };
         info.verb = verb(&parts.method, &target, watch_path || query.flag("watch"));
         if matches!(info.verb, "list" | "watch" | "deletecollection")
-            && let Some(name) = query.get("fieldSelector").and_then(only_name)
+            && let Some(Ok(selector)) = query.get("fieldSelector").map(FieldSelector::parse)
         {
-            target.name = name;
+            // Whoever may read one object only may list that one.
+            if let Some(name) = selector.exact("metadata.name") {
+                name.clone_into(&mut target.name);
+            }
+            let exact = selector.requirements().iter().filter(|requirement| !requirement.negated);
+            info.fields = exact.map(|requirement| (requirement.field.clone(), requirement.value.clone())).collect();
         }
         info.target = Some(target);
         info
@@ -67,6 +75,7 @@ impl RequestInfo {
             namespace: target.namespace.clone(),
             name: target.name.clone(),
             path: String::new(),
+            fields: self.fields.clone(),
         }
     }
 }
@@ -130,12 +139,6 @@ fn method_name(method: &Method) -> &'static str {
         Method::OPTIONS => "options",
         _ => "",
     }
-}
-
-/// The name that a field selector fixes: whoever may read one object only may list that one.
-fn only_name(selector: &str) -> Option<String> {
-    let selector = machinery::fields::FieldSelector::parse(selector).ok()?;
-    selector.exact("metadata.name").map(str::to_owned)
 }
 
 #[cfg(test)]

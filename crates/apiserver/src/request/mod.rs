@@ -30,12 +30,13 @@ use http::{HeaderMap, StatusCode};
 
 use self::body::RequestBody;
 use self::info::{RequestInfo, Target};
-use self::negotiate::{Form, Offer, RowObject};
+use self::negotiate::{BodyKind, Form, Offer, RowObject};
 use self::notes::Notes;
 use self::query::Query;
 use self::respond::Answer;
 use crate::authentication::impersonation::Impersonation;
 use crate::authentication::{ClientCertificate, UserInfo};
+use crate::authorization::{Decision, forbidden};
 use crate::metrics::{self, Seen};
 use crate::registry::Context;
 use crate::server::Served;
@@ -93,11 +94,12 @@ pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
     let served = target.and_then(|target| server.find(&target.group, &target.version, &target.resource));
     let dry_run = query.get("dryRun").is_some();
     let seen = Seen::begin(&request.parts.method, &info, served.as_ref(), dry_run);
-    let (streams, notes) = (seen.streams, Arc::new(Notes::default()));
+    let (streams, notes) = (seen.streams, Arc::new(Notes::with(server.audit.begin(&request, &info))));
     let asked = Asked { request, query, info, served, notes: notes.clone(), form };
     let answer = answer(server, asked, streams).await;
     let mut answer = answer.unwrap_or_else(|error| respond::error(form, &error));
     respond::add_warnings(&mut answer, &notes.warnings());
+    server.audit.end(&notes, &mut answer);
     seen.end(answer)
 }
 
@@ -113,8 +115,11 @@ struct Asked {
 }
 
 async fn answer(server: &Arc<Server>, mut asked: Asked, streams: bool) -> Result<Answer, ApiError> {
-    let user = authenticate(server, &mut asked.request, &asked.info).await?;
-    let user = impersonate(server, user, &asked.request.parts.headers)?;
+    let sender = authenticate(server, &mut asked.request, &asked.info).await?;
+    let user = impersonate(server, sender.clone(), &asked.request.parts.headers)?;
+    if let Some(trail) = asked.notes.trail() {
+        trail.authenticated(&sender, &user);
+    }
     if streams {
         // It lasts as long as its client likes: a seat would be gone for as long.
         return permitted(server, asked, user).await;
@@ -132,7 +137,7 @@ async fn answer(server: &Arc<Server>, mut asked: Asked, streams: bool) -> Result
 
 async fn permitted(server: &Arc<Server>, asked: Asked, user: Arc<UserInfo>) -> Result<Answer, ApiError> {
     let Asked { mut request, query, info, served, notes, .. } = asked;
-    server.access.authorization.check(&user, &info.attributes())?;
+    authorize(server, &user, &info, &notes)?;
     let Some(target) = info.target else {
         return other_path(server, &request.parts, &info.path, &query).await;
     };
@@ -185,6 +190,9 @@ async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError
         ("list", _) => list::answer(call).await,
         _ => {
             let body = body.read(call.server.config.limits.stall_max).await?;
+            if let (Some(trail), Ok(kind)) = (call.notes.trail(), BodyKind::of_object(&call.headers)) {
+                trail.sent(kind, &body);
+            }
             in_own_task(call, body).await
         }
     }
@@ -293,6 +301,19 @@ async fn authenticate(server: &Server, request: &mut Request, info: &RequestInfo
             let authenticator = &server.access.authenticator;
             authenticator.authenticate(certificate.as_deref(), &info.path, &mut request.parts.headers).await
         }
+    }
+}
+
+/// `Ok`, or the `Forbidden` error; the audit log is told why.
+fn authorize(server: &Server, user: &UserInfo, info: &RequestInfo, notes: &Notes) -> Result<(), ApiError> {
+    let attributes = info.attributes();
+    let decision = server.access.authorization.decide(user, &attributes);
+    if let Some(trail) = notes.trail() {
+        trail.decided(&decision);
+    }
+    match decision {
+        Decision::Allow { .. } => Ok(()),
+        Decision::Deny { reason } | Decision::NoOpinion { reason } => Err(forbidden(user, &attributes, &reason)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod admission;
+mod audit;
 mod behaviour;
 mod certificates;
 mod encryption;
@@ -23,6 +24,7 @@ use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use store::memory::MemoryStore;
 
+use crate::audit::AuditConfig;
 use crate::authentication::UserInfo;
 use crate::{Config, Limits, Server, Version};
 
@@ -96,7 +98,15 @@ impl Cluster {
         Self::over(Arc::new(MemoryStore::default())).await
     }
 
+    pub(crate) async fn audited(audit: AuditConfig) -> Self {
+        Self::with(Arc::new(MemoryStore::default()), Some(audit)).await
+    }
+
     pub(crate) async fn over(store: Arc<dyn store::Store>) -> Self {
+        Self::with(store, None).await
+    }
+
+    async fn with(store: Arc<dyn store::Store>, audit: Option<AuditConfig>) -> Self {
         let (pki, stop) = (Pki::new(), Stop::new());
         let config = Config {
             store,
@@ -117,6 +127,7 @@ impl Cluster {
                 platform: "linux/amd64".to_owned(),
             },
             static_tokens: Default::default(),
+            audit,
             encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
             limits: Limits::default(),
             metrics: Vec::new(),

@@ -125,6 +125,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         kubelet_client: pki::client_tls(&pki.leaf("kubelet-client", &kubelet_client())?, pki.ca_pem())?,
         version: version(),
         static_tokens: options.static_tokens()?,
+        audit: Some(options.audit(data)?),
         encryption: Arc::new(encryption::keys(data)?),
         limits: apiserver::Limits::default(),
         metrics: Vec::new(),

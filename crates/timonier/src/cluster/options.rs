@@ -4,9 +4,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use apiserver::audit::{AuditConfig, Policy};
 use apiserver::authentication::static_tokens::StaticTokens;
 use clap::Args;
 use ipnet::Ipv4Net;
+
+use crate::data_dir::DataDir;
 
 /// Flags of `timonier up`.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +38,10 @@ pub(crate) struct Options {
     /// Lets in who shows a bearer token of this file: a line is `token,user,uid,"group,group"`.
     #[arg(long, value_name = "FILE")]
     token_auth_file: Option<PathBuf>,
+    /// Which requests `audit.log` in the data directory tells of, as an audit.k8s.io/v1 Policy [default: writes, commands in
+    /// pods, reads of secrets].
+    #[arg(long, value_name = "FILE")]
+    audit_policy_file: Option<PathBuf>,
 }
 
 /// How many of the cluster's addresses each node gets.
@@ -51,6 +58,19 @@ impl Options {
             None => Ok(name),
             Some(why) => anyhow::bail!("the node name {name:?} cannot be used: {why}; choose another with --node-name"),
         }
+    }
+
+    /// Where the audit log is written, and what is logged.
+    pub(super) fn audit(&self, data: &DataDir) -> Result<AuditConfig> {
+        let policy = match &self.audit_policy_file {
+            None => Policy::standard(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.with_context(|| format!("cannot read the audit policy {}", path.display()))?;
+                Policy::parse(&text).with_context(|| format!("cannot use the audit policy {}", path.display()))?
+            }
+        };
+        Ok(AuditConfig { policy, path: data.path("audit.log") })
     }
 
     /// The tokens of `--token-auth-file`.

@@ -1,0 +1,188 @@
+//! The audit log: who did what, when, and what came of it. One line of JSON an event, in the form of `audit.k8s.io/v1`.
+//!
+//! What is logged how is the [`Policy`]'s to say. An event is put together while its request is answered and handed to a
+//! bounded queue; encoding and writing happen off the request's path. A queue that is full loses the newest events: that is
+//! counted and said. Public behaviour: the Kubernetes documentation's "Auditing".
+
+mod event;
+mod log;
+mod policy;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use base::{SharedClock, Stop, Tasks};
+use bytes::Bytes;
+use control::Body;
+use futures::{Stream, StreamExt};
+use http::HeaderValue;
+use jiff::Timestamp;
+
+use self::event::{Event, Stage};
+use self::log::Log;
+pub(crate) use self::log::{EVENTS, LOST};
+use self::policy::{Level, Verdict};
+pub use self::policy::{Policy, PolicyError};
+use crate::authentication::UserInfo;
+use crate::authorization::{Attributes, Decision};
+use crate::request::Request;
+use crate::request::info::RequestInfo;
+use crate::request::negotiate::BodyKind;
+use crate::request::respond::Answer;
+
+const HEADER: &str = "audit-id";
+/// A longer identifier of a client's is replaced by one of ours: it stands in each line.
+const ID_BYTES_MAX: usize = 128;
+
+/// Where audit events go and which there are.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// What is logged how.
+    pub policy: Policy,
+    /// The file. It is set aside when it is large; four such older ones are kept.
+    pub path: PathBuf,
+}
+
+/// Writes the audit log of one server, or nothing.
+pub(crate) struct Audit {
+    writing: Option<Writing>,
+    clock: SharedClock,
+}
+
+struct Writing {
+    policy: Arc<Policy>,
+    log: Log,
+}
+
+/// What is known of a request that may be logged. Filled in while it is answered.
+#[derive(Debug)]
+pub struct Trail {
+    id: String,
+    received: Timestamp,
+    uri: String,
+    user_agent: String,
+    attributes: Attributes,
+    /// The sender, and whom it acts as.
+    who: OnceLock<(Arc<UserInfo>, Option<Arc<UserInfo>>)>,
+    verdict: OnceLock<Verdict>,
+    decision: OnceLock<(&'static str, String)>,
+    request: OnceLock<(BodyKind, Bytes)>,
+    policy: Arc<Policy>,
+}
+
+impl Audit {
+    /// Opens the log.
+    pub(crate) fn start(config: Option<AuditConfig>, clock: SharedClock, tasks: &Tasks, stop: Stop) -> Self {
+        let writing =
+            config.map(|config| Writing { policy: Arc::new(config.policy), log: Log::start(config.path, tasks, stop) });
+        Self { writing, clock }
+    }
+
+    /// Begins a request's trail; `None` where there is no log.
+    pub(crate) fn begin(&self, request: &Request, info: &RequestInfo) -> Option<Box<Trail>> {
+        let writing = self.writing.as_ref()?;
+        let headers = &request.parts.headers;
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let given = text(HEADER);
+        let own = given.is_empty() || given.len() > ID_BYTES_MAX;
+        Some(Box::new(Trail {
+            id: if own { uuid::Uuid::new_v4().to_string() } else { given },
+            received: self.clock.now(),
+            uri: request.parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            user_agent: text("user-agent"),
+            attributes: info.attributes(),
+            who: OnceLock::new(),
+            verdict: OnceLock::new(),
+            decision: OnceLock::new(),
+            request: OnceLock::new(),
+            policy: writing.policy.clone(),
+        }))
+    }
+
+    /// Ends a request's trail with its answer. A stream's end is logged when it has ended.
+    pub(crate) fn end(self: &Arc<Self>, notes: &Arc<crate::request::notes::Notes>, answer: &mut Answer) {
+        let (Some(writing), Some(trail)) = (&self.writing, notes.trail()) else { return };
+        if let Ok(id) = HeaderValue::from_str(&trail.id) {
+            answer.headers_mut().insert(HEADER, id);
+        }
+        // Who could not be authenticated is nobody, and that is worth a line.
+        let verdict = trail.verdict.get_or_init(|| trail.policy.verdict(None, &trail.attributes)).clone();
+        if verdict.level == Level::None {
+            return;
+        }
+        let code = answer.status().as_u16();
+        let event = |stage: Stage, response: Option<Bytes>| {
+            Event::of(trail, &verdict, stage, self.clock.now(), code, response, notes.annotations())
+        };
+        match answer.body_mut() {
+            Body::Full(body) => {
+                let shown = verdict.level == Level::RequestResponse || code >= 400;
+                let body = Some(body.clone()).filter(|_| shown);
+                writing.log.send(&verdict, Stage::ResponseComplete, || event(Stage::ResponseComplete, body));
+            }
+            Body::Stream(stream) => {
+                writing.log.send(&verdict, Stage::ResponseStarted, || event(Stage::ResponseStarted, None));
+                let ended = Ended { audit: self.clone(), notes: notes.clone(), verdict: verdict.clone(), code };
+                let inner = std::mem::replace(stream, futures::stream::empty().boxed());
+                *stream = watched(inner, ended).boxed();
+            }
+        }
+    }
+}
+
+/// Logs a stream's end when it is dropped, by whomever.
+struct Ended {
+    audit: Arc<Audit>,
+    notes: Arc<crate::request::notes::Notes>,
+    verdict: Verdict,
+    code: u16,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let (Some(writing), Some(trail)) = (&self.audit.writing, self.notes.trail()) else { return };
+        let (now, notes) = (self.audit.clock.now(), self.notes.annotations());
+        writing.log.send(&self.verdict, Stage::ResponseComplete, || {
+            Event::of(trail, &self.verdict, Stage::ResponseComplete, now, self.code, None, notes)
+        });
+    }
+}
+
+/// The stream, with `ended` alive as long as it is.
+fn watched<T>(stream: impl Stream<Item = T> + Send, ended: Ended) -> impl Stream<Item = T> + Send {
+    stream.map(move |item| {
+        let _alive = &ended;
+        item
+    })
+}
+
+impl Trail {
+    /// Says who sent the request, and whom it acts as: from now on it is known how much is logged.
+    pub(crate) fn authenticated(&self, sender: &Arc<UserInfo>, acts_as: &Arc<UserInfo>) {
+        let other = (!Arc::ptr_eq(sender, acts_as)).then(|| acts_as.clone());
+        let _ = self.verdict.set(self.policy.verdict(Some(acts_as), &self.attributes));
+        let _ = self.who.set((sender.clone(), other));
+    }
+
+    /// Says whether the request was permitted, and why.
+    pub(crate) fn decided(&self, decision: &Decision) {
+        let (word, reason) = match decision {
+            Decision::Allow { reason } => ("allow", reason),
+            Decision::Deny { reason } | Decision::NoOpinion { reason } => ("forbid", reason),
+        };
+        if self.level() > Level::None {
+            let _ = self.decision.set((word, reason.clone()));
+        }
+    }
+
+    /// Keeps the body, where it is logged.
+    pub(crate) fn sent(&self, kind: BodyKind, body: &Bytes) {
+        if self.level() >= Level::Request && !body.is_empty() {
+            let _ = self.request.set((kind, body.clone()));
+        }
+    }
+
+    fn level(&self) -> Level {
+        self.verdict.get().map_or(Level::None, |verdict| verdict.level)
+    }
+}
