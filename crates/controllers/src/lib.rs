@@ -27,6 +27,7 @@ pub mod serviceaccount;
 pub mod serviceaccount_token;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod token_cleaner;
 pub mod ttl;
 pub mod ttlafterfinished;
 
@@ -78,6 +79,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     serviceaccount_token::CONTROLLER,
     statefulset::CONTROLLER,
     taint_eviction::CONTROLLER,
+    token_cleaner::CONTROLLER,
     ttl::CONTROLLER,
     ttlafterfinished::CONTROLLER,
 ];
