@@ -12,11 +12,11 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::Server;
 use crate::config::Config;
 use crate::request::negotiate::{Form, Offer, Syntax};
 use crate::request::query::Query;
 use crate::request::respond::{self, Answer};
+use crate::{Server, resource_metrics};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -92,7 +92,8 @@ fn aggregated(headers: &HeaderMap, query: &Query, body: &Bytes, etag: &HeaderVal
 
 impl Documents {
     fn of(server: &Server) -> Self {
-        let rows: Vec<&'static Resource> = api::resources::RESOURCES.to_vec();
+        let built_in = api::resources::RESOURCES.iter().copied();
+        let rows: Vec<&'static Resource> = built_in.chain(resource_metrics::rows()).collect();
         let groups = groups(&rows);
         let mut by_path = BTreeMap::new();
         let mut put = |path: String, document: Value| by_path.insert(path, Bytes::from(document.to_string()));

@@ -34,6 +34,8 @@ use crate::request::{Call, Request, write};
 
 /// A kubelet or pod that does not answer is given up on.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How much of a kubelet's document is read: some kilobytes for each of its pods.
+const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 /// How much of a kubelet's error is read.
 const ERROR_BYTES_MAX: usize = 16 * 1024;
 
@@ -189,6 +191,26 @@ async fn kubelet(call: &Call, node: &str, path_and_query: String) -> Result<Dest
         )
     })?;
     Ok(Destination { address: SocketAddr::new(ip, port.unwrap_or(10250)), security: Security::Kubelet, path_and_query })
+}
+
+/// Asks a node's kubelet for a document.
+pub(crate) async fn fetch(call: &Call, node: &str, path: &str) -> Result<Bytes, ApiError> {
+    let destination = kubelet(call, node, path.to_owned()).await?;
+    let empty: Outgoing = Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync();
+    let mut request = http::Request::new(empty);
+    let wrong = |error: http::uri::InvalidUri| ApiError::new(Reason::InternalError, error.to_string());
+    *request.uri_mut() = destination.path_and_query.parse().map_err(wrong)?;
+    *request.headers_mut() = outgoing_headers(&HeaderMap::new(), destination.address, false);
+    let response = send(call, &destination, request).await.map_err(|error| unreachable(&destination, &error))?;
+    if !response.status().is_success() {
+        return Err(kubelet_error(response).await);
+    }
+    let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await;
+    let unread = |error: Box<dyn std::error::Error + Send + Sync>| {
+        let message = format!("cannot read the answer of the kubelet at {}: {error}", destination.address);
+        ApiError::new(Reason::ServiceUnavailable, message)
+    };
+    Ok(body.map_err(unread)?.to_bytes())
 }
 
 async fn node_proxy(call: &Call, request: &Request) -> Result<Destination, ApiError> {

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod metrics;
 pub mod registry;
 pub mod request;
+mod resource_metrics;
 pub mod table;
 pub mod tokens;
 pub mod watch_cache;

@@ -15,7 +15,7 @@ use crate::flow::FlowControl;
 use crate::metrics::Measured;
 use crate::registry::{self, Parts, Plain, Posted, Strategy};
 use crate::watch_cache::{Caches, stored_form};
-use crate::{Access, Config, StartError, bootstrap, discovery, listener, openapi, transport};
+use crate::{Access, Config, StartError, bootstrap, discovery, listener, openapi, resource_metrics, transport};
 
 /// A resource as it is served: its row of the table and its behaviour.
 pub struct Served {
@@ -62,6 +62,7 @@ pub struct Server {
     pub(crate) audit: Arc<Audit>,
     pub(crate) discovery: OnceLock<discovery::Documents>,
     pub(crate) openapi: openapi::Kept,
+    pub(crate) resource_metrics: resource_metrics::Kept,
 }
 
 impl Server {
@@ -93,6 +94,7 @@ impl Server {
             audit: Arc::new(audit),
             discovery: OnceLock::new(),
             openapi: openapi::Kept::default(),
+            resource_metrics: resource_metrics::Kept::default(),
         });
         bootstrap::write(&server).await?;
         server.tasks.spawn("sealing of old secrets", async move {

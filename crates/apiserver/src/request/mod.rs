@@ -41,7 +41,7 @@ use crate::metrics::{self, Seen};
 use crate::registry::Context;
 use crate::server::Served;
 use crate::watch_cache::ResourceCache;
-use crate::{Server, discovery, flow, health, kubelet_proxy, openapi};
+use crate::{Server, discovery, flow, health, kubelet_proxy, openapi, resource_metrics};
 
 /// Where a request comes from.
 #[derive(Clone)]
@@ -141,6 +141,10 @@ async fn permitted(server: &Arc<Server>, asked: Asked, user: Arc<UserInfo>) -> R
     let Some(target) = info.target else {
         return other_path(server, &request.parts, &info.path, &query).await;
     };
+    if resource_metrics::serves(&target) {
+        let form = Form::of(&request.parts.headers, &query, Offer::Custom)?;
+        return resource_metrics::answer(server, &user, &target, info.verb, &query, form).await;
+    }
     let served = served.ok_or_else(no_such_path)?;
     let offer = if api::schema::type_of(&served.resource).is_some() { Offer::Objects } else { Offer::Custom };
     let form = Form::of(&request.parts.headers, &query, offer);
