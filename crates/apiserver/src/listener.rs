@@ -9,8 +9,8 @@ use std::time::Duration;
 use base::Stop;
 use bytes::Bytes;
 use control::Body;
-use futures::stream::{BoxStream, ReadyChunks};
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
+use futures::stream::{BoxStream, Fuse};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -39,8 +39,9 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Dead clients are noticed after these, and their watches end.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How many events are put into one write when they come faster than the client takes them.
-const EVENTS_PER_WRITE: usize = 32;
+/// How many bytes of events are put into one write when they come faster than the client takes them: a few TLS records. Larger
+/// pieces go out as they are.
+const WRITE_BYTES: usize = 32 * 1024;
 
 /// Accepts connections until `stop` and the delay after it, then waits until their requests have ended; those that take
 /// too long are cut off.
@@ -166,15 +167,15 @@ async fn answer(
 /// A response's body as HTTP sends it.
 pub(crate) enum Answered {
     Full(Option<Bytes>),
-    /// Pieces that are ready together go out in one write.
-    Stream(ReadyChunks<BoxStream<'static, Result<Bytes, control::TransportError>>>),
+    /// Small pieces that are ready together go out in one write.
+    Stream(Gathered),
 }
 
 impl Answered {
     fn of(body: Body) -> Self {
         match body {
             Body::Full(bytes) => Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
-            Body::Stream(stream) => Self::Stream(stream.ready_chunks(EVENTS_PER_WRITE)),
+            Body::Stream(pieces) => Self::Stream(Gathered { pieces: pieces.fuse(), held: None }),
         }
     }
 }
@@ -187,12 +188,10 @@ impl http_body::Body for Answered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let stream = match &mut *self {
-            Self::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(stream) => stream,
-        };
-        let Some(pieces) = std::task::ready!(Pin::new(stream).poll_next(context)) else { return Poll::Ready(None) };
-        Poll::Ready(Some(joined(pieces).map(Frame::data)))
+        match &mut *self {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(gathered) => gathered.poll(context).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -207,12 +206,36 @@ impl http_body::Body for Answered {
     }
 }
 
-fn joined(mut pieces: Vec<Result<Bytes, control::TransportError>>) -> Result<Bytes, control::TransportError> {
-    if pieces.len() == 1
-        && let Some(piece) = pieces.pop()
-    {
-        return piece;
+type Piece = Result<Bytes, control::TransportError>;
+
+/// Joins small pieces that are ready together. Nothing waits for another.
+pub(crate) struct Gathered {
+    pieces: Fuse<BoxStream<'static, Piece>>,
+    /// Came with the last ones and did not fit.
+    held: Option<Piece>,
+}
+
+impl Gathered {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        let first = match self.held.take() {
+            Some(piece) => Some(piece),
+            None => std::task::ready!(self.pieces.poll_next_unpin(context)),
+        };
+        let Some(Ok(first)) = first else { return Poll::Ready(first) };
+        let mut joined: Option<Vec<u8>> = None;
+        while joined.as_ref().map_or(first.len(), Vec::len) < WRITE_BYTES {
+            // The end is seen again at the next poll.
+            let Poll::Ready(Some(next)) = self.pieces.poll_next_unpin(context) else { break };
+            match next {
+                Ok(next) if joined.as_ref().map_or(first.len(), Vec::len) + next.len() <= WRITE_BYTES => {
+                    joined.get_or_insert_with(|| first.to_vec()).extend_from_slice(&next);
+                }
+                held => {
+                    self.held = Some(held);
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(joined.map_or(first, Bytes::from))))
     }
-    let pieces: Vec<Bytes> = pieces.into_iter().collect::<Result<_, _>>()?;
-    Ok(pieces.concat().into())
 }

@@ -4,7 +4,7 @@
 //! only v2's compressed form and v3's hashes are kept.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use api::openapi;
 use api::{ApiError, Reason};
@@ -13,19 +13,28 @@ use control::Body;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use http::header::ETAG;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use sha2::{Digest, Sha256};
 
 use crate::Server;
 use crate::request::negotiate::{Form, Offer};
 use crate::request::query::Query;
 use crate::request::respond::{self, Answer};
 
+/// The names under which clients in Go ask for v2 in protobuf: the one they send, which is no media type, and the one that is.
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
 /// What is kept.
 #[derive(Default)]
 pub(crate) struct Kept {
     /// v2, compressed.
     v2: OnceLock<Bytes>,
+    /// v2 in protobuf, compressed, with the hash of the JSON that it was made of.
+    v2_protobuf: Mutex<Option<([u8; 32], Bytes)>>,
     /// The paths of v3's documents with their hashes.
     hashes: OnceLock<Vec<(String, String)>>,
 }
@@ -38,10 +47,86 @@ pub(crate) async fn answer(
     headers: &HeaderMap,
 ) -> Result<Option<Answer>, ApiError> {
     let Some(rest) = path.strip_prefix("/openapi/") else { return Ok(None) };
-    let form = Form::of(headers, query, Offer::Documents)?;
+    let protobuf = rest == "v2" && wants_protobuf(headers);
+    // What is offered besides JSON is offered under names of its own.
+    let form = Form::of(headers, query, Offer::Documents);
+    let form = if protobuf { form.unwrap_or_default() } else { form? };
     let (server, rest) = (server.clone(), rest.trim_end_matches('/').to_owned());
-    let made = tokio::task::spawn_blocking(move || make(&server, &rest, form)).await;
-    made.map_err(|error| ApiError::new(Reason::InternalError, format!("Internal error occurred: {error}")))
+    let make = move || if protobuf { in_protobuf(&server, form) } else { make(&server, &rest, form) };
+    let made = tokio::task::spawn_blocking(make).await;
+    let made = made.map_err(|error| internal(&error))?;
+    Ok(made.map(|answer| named(answer, path, query, headers)))
+}
+
+fn internal(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::new(Reason::InternalError, format!("Internal error occurred: {error}"))
+}
+
+fn wants_protobuf(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|range| {
+        let name = range.split(';').next().unwrap_or_default().trim();
+        PROTOBUF.contains(&name)
+    })
+}
+
+/// v2 in protobuf, made of the JSON and kept until that is another.
+fn in_protobuf(server: &Server, form: Form) -> Option<Answer> {
+    let json = make(server, "v2", Form::default())?.into_body();
+    let Body::Full(json) = json else { return None };
+    let hash: [u8; 32] = Sha256::digest(&json).into();
+    let mut kept = server.openapi.v2_protobuf.lock().expect("writing a document does not panic");
+    let body = match kept.as_ref().filter(|(of, _)| *of == hash) {
+        Some((_, body)) => body.clone(),
+        None => match openapi::v2_protobuf(&json) {
+            Ok(made) => {
+                let body = gzip(&made);
+                *kept = Some((hash, body.clone()));
+                body
+            }
+            Err(error) => return Some(respond::error(Form::default(), &internal(&error))),
+        },
+    };
+    drop(kept);
+    let mut answer = respond::with_type(StatusCode::OK, PROTOBUF[1], Body::Full(body.clone()));
+    if form.gzip {
+        respond::mark_compressed(&mut answer);
+    } else {
+        *answer.body_mut() = Body::Full(inflate(&body).into());
+    }
+    Some(answer)
+}
+
+/// Gives a document a name that changes with its content. Who has it already is told so; who asks for it by that name may keep
+/// it for ever, and who asks by another is sent to the right one.
+fn named(mut answer: Answer, path: &str, query: &Query, headers: &HeaderMap) -> Answer {
+    if !answer.headers().contains_key(ETAG)
+        && let Body::Full(body) = answer.body()
+    {
+        let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02X}")).collect();
+        answer.headers_mut().insert(ETAG, quoted(&hash));
+    }
+    let etag = answer.headers().get(ETAG).cloned();
+    if let (Some(asked), Some(etag)) = (query.get("hash"), &etag) {
+        if quoted(asked) != *etag {
+            let hash = etag.to_str().unwrap_or_default().trim_matches('"');
+            let mut moved = respond::text(StatusCode::MOVED_PERMANENTLY, Bytes::new());
+            let place = HeaderValue::from_str(&format!("{path}?hash={hash}"));
+            moved.headers_mut().extend(place.ok().map(|place| (LOCATION, place)));
+            return moved;
+        }
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
+    }
+    if etag.is_some() && headers.get(IF_NONE_MATCH) == etag.as_ref() {
+        *answer.body_mut() = Body::Full(Bytes::new());
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        answer.headers_mut().remove(CONTENT_ENCODING);
+    }
+    answer
+}
+
+fn quoted(hash: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
 }
 
 fn make(server: &Server, rest: &str, form: Form) -> Option<Answer> {
@@ -56,9 +141,7 @@ fn make(server: &Server, rest: &str, form: Form) -> Option<Answer> {
         _ => {
             let document = openapi::v3(rest.strip_prefix("v3/")?, version, &[])?;
             let mut answer = respond::encoded(StatusCode::OK, form, document.json.into());
-            let etag =
-                HeaderValue::from_str(&format!("\"{}\"", document.hash)).expect("hexadecimal digits are header text");
-            answer.headers_mut().insert(ETAG, etag);
+            answer.headers_mut().insert(ETAG, quoted(&document.hash));
             Some(answer)
         }
     }
@@ -80,7 +163,11 @@ fn compressed(body: &Bytes, form: Form) -> Answer {
         respond::mark_compressed(&mut answer);
         return answer;
     }
-    let mut json = Vec::new();
-    GzDecoder::new(&body[..]).read_to_end(&mut json).expect("it was compressed here");
-    respond::encoded(StatusCode::OK, Form { gzip: false, ..form }, json.into())
+    respond::encoded(StatusCode::OK, Form { gzip: false, ..form }, inflate(body).into())
+}
+
+fn inflate(body: &[u8]) -> Vec<u8> {
+    let mut inflated = Vec::new();
+    GzDecoder::new(body).read_to_end(&mut inflated).expect("it was compressed here");
+    inflated
 }

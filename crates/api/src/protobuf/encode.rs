@@ -155,26 +155,26 @@ fn put_key(out: &mut Vec<u8>, tag: u16, wire_type: u8) {
     put_varint(out, u64::from(tag) << 3 | u64::from(wire_type));
 }
 
-fn put_bytes(out: &mut Vec<u8>, tag: u16, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, tag: u16, bytes: &[u8]) {
     put_key(out, tag, LENGTH_DELIMITED);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-fn put_int(out: &mut Vec<u8>, tag: u16, number: i64) {
+pub(crate) fn put_int(out: &mut Vec<u8>, tag: u16, number: i64) {
     put_key(out, tag, VARINT);
     put_varint(out, number.cast_unsigned());
 }
 
 /// Begins a message; gives where its content begins. One byte is left for the length, as most messages need no more.
-fn open(out: &mut Vec<u8>, tag: u16) -> usize {
+pub(crate) fn open(out: &mut Vec<u8>, tag: u16) -> usize {
     put_key(out, tag, LENGTH_DELIMITED);
     out.push(0);
     out.len()
 }
 
 /// Ends a message: writes its length, and moves its content where that takes more than a byte.
-fn close(out: &mut Vec<u8>, start: usize) {
+pub(crate) fn close(out: &mut Vec<u8>, start: usize) {
     let end = out.len();
     let length = end - start;
     if length < 0x80 {
@@ -466,7 +466,7 @@ impl<'de> Visitor<'de> for Single<'_> {
     }
 }
 
-fn put_double(out: &mut Vec<u8>, tag: u16, number: f64) {
+pub(crate) fn put_double(out: &mut Vec<u8>, tag: u16, number: f64) {
     put_key(out, tag, FIXED64);
     out.extend_from_slice(&number.to_le_bytes());
 }

@@ -39,7 +39,11 @@ async fn snapshot(call: &Call, cache: &Arc<ResourceCache>, moment: Moment) -> Re
         Moment::NotOlderThan(revision) => caches.reached_in_time(revision).await?,
         Moment::Exact(revision) => {
             caches.reached_in_time(revision).await?;
-            return Ok(cache.snapshot_at(revision).ok());
+            if let Ok(snapshot) = cache.snapshot_at(revision) {
+                return Ok(Some(snapshot));
+            }
+            let known = caches.recall(cache, revision).await?;
+            return Ok(cache.snapshot_at(revision).ok().filter(|_| known));
         }
     }
     Ok(Some(caches.snapshot(cache)))

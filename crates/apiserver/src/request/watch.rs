@@ -40,7 +40,13 @@ pub async fn answer(call: Call) -> Result<Answer, ApiError> {
         Some(seconds) if seconds > 0 => seconds,
         _ => LASTS_SECONDS + call.server.config.random.below(LASTS_SECONDS as usize) as u64,
     };
-    let watching = cache.watch(call.server.caches.applied(), filter, start, bookmarks, Duration::from_secs(lasting));
+    let lasting = Duration::from_secs(lasting);
+    let begin = |filter| cache.watch(call.server.caches.applied(), filter, start, bookmarks, lasting);
+    let watching = match begin(filter.clone()) {
+        // What the cache has no more, or never had, the store may have.
+        Err(expired) if call.server.caches.recall(&cache, expired.asked).await? => begin(filter),
+        watching => watching,
+    };
     let stop = call.server.stop.clone();
     let sent = metrics::WATCH_EVENTS.with([&resource.group, &resource.version, &resource.plural]);
     let media_type = match call.form.syntax {

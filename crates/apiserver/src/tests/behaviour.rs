@@ -63,6 +63,7 @@ async fn objects_are_created_read_changed_and_deleted() {
 #[tokio::test]
 async fn refusals_are_upstreams() {
     let cluster = Cluster::start().await;
+    cluster.forget(2).await;
     cluster.post(CONFIG_MAPS, config_map("taken", json!({}))).await;
     let big = "x".repeat(4 << 20);
     let table = [

@@ -145,6 +145,11 @@ impl Cluster {
         cluster
     }
 
+    /// Has the store give up what was up to a revision.
+    pub(crate) async fn forget(&self, revision: u64) {
+        self.server.config.store.compact(store::Revision(revision + 1)).await.unwrap();
+    }
+
     pub(crate) async fn send(&self, request: Request<Bytes>) -> http::Response<Body> {
         self.transport.send(request).await.unwrap()
     }

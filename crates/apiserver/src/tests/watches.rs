@@ -54,6 +54,7 @@ async fn a_watch_resumes_where_it_stopped_or_says_that_it_cannot() {
     let from = first["metadata"]["resourceVersion"].as_str().unwrap();
     let mut events = cluster.watch(&format!("{QUIET}?watch=1&resourceVersion={from}")).await;
     assert_eq!((events.short().await, events.short().await), ("ADDED b".to_owned(), "ADDED c".to_owned()));
+    cluster.forget(2).await;
     let mut events = cluster.watch(&format!("{QUIET}?watch=1&resourceVersion=1")).await;
     let error = events.next().await.unwrap();
     assert_eq!(
@@ -62,6 +63,36 @@ async fn a_watch_resumes_where_it_stopped_or_says_that_it_cannot() {
     );
     assert!(error["object"]["message"].as_str().unwrap().starts_with("too old resource version: 1 ("));
     assert_eq!(events.short().await, "end");
+}
+
+/// Every client listed again after a restart, all at once, since a new server knew nothing of what had been before its first
+/// look at a resource.
+#[tokio::test]
+async fn a_watch_resumes_from_before_the_server_started() {
+    let store = std::sync::Arc::new(store::memory::MemoryStore::default());
+    let before = Cluster::over(store.clone()).await;
+    let first = before.post(QUIET, config_map("a", json!({}))).await;
+    before.post(QUIET, config_map("b", json!({"k": "v"}))).await;
+    before.call(Method::PATCH, &format!("{QUIET}/b"), &json!({"metadata": {"labels": {"on": "yes"}}})).await;
+    let page = before.get(&format!("{QUIET}?limit=1")).await;
+    before.call(Method::DELETE, &format!("{QUIET}/a"), &Value::Null).await;
+    let from = first["metadata"]["resourceVersion"].as_str().unwrap();
+    before.stop.stop();
+    let after = Cluster::over(store).await;
+    let mut events = after.watch(&format!("{QUIET}?watch=1&resourceVersion={from}")).await;
+    let mut selected = after.watch(&format!("{QUIET}?watch=1&resourceVersion={from}&labelSelector=on")).await;
+    after.post(QUIET, config_map("c", json!({}))).await;
+    for expected in ["ADDED b", "MODIFIED b", "DELETED a", "ADDED c"] {
+        assert_eq!(events.short().await, expected);
+    }
+    assert_eq!(selected.short().await, "ADDED b");
+    // A page from before the restart, and a list at a moment from before it.
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    let rest = after.get(&format!("{QUIET}?limit=9&continue={token}")).await;
+    assert_eq!(rest["metadata"]["resourceVersion"], page["metadata"]["resourceVersion"], "{rest}");
+    let then = after.get(&format!("{QUIET}?resourceVersion={from}&resourceVersionMatch=Exact")).await;
+    let names: Vec<_> = then["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].clone()).collect();
+    assert!(names.contains(&json!("a")) && !names.contains(&json!("b")), "{names:?}");
 }
 
 #[tokio::test(start_paused = true)]

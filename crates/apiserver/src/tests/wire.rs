@@ -128,6 +128,7 @@ async fn a_watch_in_protobuf_shows_the_same_events() {
 async fn a_watch_in_protobuf_ends_with_an_error_in_protobuf() {
     let cluster = Cluster::start().await;
     cluster.get(CONFIG_MAPS).await;
+    cluster.forget(2).await;
     let uri = format!("{CONFIG_MAPS}?watch=1&resourceVersion=1");
     let (_, _, body) = get_as(&cluster, PROTOBUF, &uri).await;
     let (name, status) = event(&body);
@@ -191,4 +192,25 @@ async fn large_answers_are_compressed_for_who_takes_it() {
             _ => assert!(inflated.starts_with(b"kind:")),
         }
     }
+}
+
+#[tokio::test]
+async fn schemas_come_in_the_form_that_go_asks_for_and_are_kept_by_name() {
+    let cluster = Cluster::start().await;
+    let asked = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let (status, headers, body) = get_as(&cluster, asked, "/openapi/v2").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert!(body.starts_with(b"\x0a\x032.0"));
+    let again = Request::get("/openapi/v2").header("accept", asked).header("if-none-match", &headers["etag"]);
+    assert_eq!(cluster.send(again.body(Bytes::new()).unwrap()).await.status(), StatusCode::NOT_MODIFIED);
+    let index = cluster.get("/openapi/v3").await;
+    let place = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    let (status, headers, _) = get_as(&cluster, "application/json", place).await;
+    assert_eq!(
+        (status, &headers["cache-control"]),
+        (StatusCode::OK, &"public, immutable, max-age=31536000".parse().unwrap())
+    );
+    let (status, headers, _) = get_as(&cluster, "application/json", "/openapi/v3/apis/apps/v1?hash=old").await;
+    assert_eq!((status, headers["location"].to_str().unwrap()), (StatusCode::MOVED_PERMANENTLY, place));
 }

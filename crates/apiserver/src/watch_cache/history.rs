@@ -15,6 +15,8 @@ const CHANGES_MAX: usize = 20_000;
 const BYTES_MAX: usize = 16 << 20;
 /// Older changes are given up when the next comes or when bookmarks are sent.
 const AGE_MAX: Duration = Duration::from_secs(300);
+/// The sequence of a history's first change: far enough up that what is read back from the store fits below.
+const FIRST_SEQUENCE: u64 = 1 << 32;
 
 /// The revision that was asked for is too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,28 @@ impl History {
         self.changes.clear();
         self.bytes = 0;
         self.oldest = revision;
+        self.next_sequence = self.next_sequence.max(FIRST_SEQUENCE);
+    }
+
+    /// Puts in front what changed after `oldest`, up to where this history begins. False where that would be too much.
+    pub(crate) fn prepend(&mut self, oldest: u64, earlier: Vec<Change>) -> bool {
+        let bytes: usize = earlier.iter().map(Change::superseded_bytes).sum();
+        if self.changes.len() + earlier.len() > CHANGES_MAX || self.bytes + bytes > BYTES_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        for mut change in earlier.into_iter().rev() {
+            let first = self.changes.front().map_or(self.next_sequence, |change| change.sequence);
+            change.sequence = first - 1;
+            self.changes.push_front(Arc::new(change));
+        }
+        self.oldest = oldest;
+        true
+    }
+
+    /// All changes, oldest first, where nobody else holds them.
+    pub(crate) fn into_changes(self) -> Vec<Change> {
+        self.changes.into_iter().filter_map(Arc::into_inner).collect()
     }
 
     /// The oldest revision after which nothing is missing.

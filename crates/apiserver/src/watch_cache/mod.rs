@@ -8,6 +8,7 @@
 mod change;
 mod frame;
 mod history;
+mod recall;
 mod resource_cache;
 mod watchers;
 mod watching;

@@ -93,11 +93,11 @@ pub trait Observer: Send + Sync + 'static {
 }
 
 #[derive(Default)]
-struct State {
-    objects: OrdMap<Key, Entry>,
+pub(super) struct State {
+    pub(super) objects: OrdMap<Key, Entry>,
     /// The last revision that changed this resource, or at which it was read from the store.
-    revision: u64,
-    history: History,
+    pub(super) revision: u64,
+    pub(super) history: History,
     /// Until the resource is loaded, what happens meanwhile.
     pending: Option<Vec<(u64, Vec<Event>)>>,
     observers: Vec<Arc<dyn Observer>>,
@@ -112,6 +112,8 @@ pub struct ResourceCache {
     loaded: OnceCell<()>,
     state: Mutex<State>,
     watchers: Mutex<Watchers>,
+    /// Held by who reads the history back from the store.
+    pub(super) recalling: tokio::sync::Mutex<()>,
 }
 
 impl ResourceCache {
@@ -123,6 +125,7 @@ impl ResourceCache {
             loaded: OnceCell::new(),
             state: Mutex::new(state),
             watchers: Mutex::default(),
+            recalling: tokio::sync::Mutex::default(),
         }
     }
 
@@ -318,7 +321,7 @@ impl ResourceCache {
         watchers.bookmark(revision);
     }
 
-    fn record(&self, state: &mut State, revision: u64, events: Vec<Event>) -> Vec<Arc<Change>> {
+    pub(super) fn record(&self, state: &mut State, revision: u64, events: Vec<Event>) -> Vec<Arc<Change>> {
         state.revision = revision;
         events.into_iter().filter_map(|event| self.record_one(state, revision, event)).collect()
     }
@@ -347,7 +350,7 @@ impl ResourceCache {
         Some(change)
     }
 
-    fn entry(&self, item: &KeyValue, prefix: &str, kind: EventKind) -> Option<Entry> {
+    pub(super) fn entry(&self, item: &KeyValue, prefix: &str, kind: EventKind) -> Option<Entry> {
         debug_assert!(item.key.starts_with(prefix.as_bytes()), "the store answers with the keys that it was asked for");
         self.framed(item, kind).map(|(entry, _)| entry)
     }
@@ -372,7 +375,7 @@ impl ResourceCache {
         storage_key::split(&self.resource, rest)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect(POISON)
     }
 }
