@@ -144,7 +144,10 @@ const STREAM_PARAMETERS: &[(&str, &str)] =
 /// The kubelet knows the streams' flags as `1`.
 fn flag(name: &str, value: &str) -> String {
     match name {
-        "stdin" | "stdout" | "stderr" | "tty" => u8::from(!matches!(value, "false" | "0" | "")).to_string(),
+        "stdin" | "stdout" | "stderr" | "tty" => {
+            let unset = matches!(value, "" | "0") || value.eq_ignore_ascii_case("false");
+            u8::from(!unset).to_string()
+        }
         _ => value.to_owned(),
     }
 }
@@ -442,4 +445,18 @@ fn relayed(response: Response<Incoming>, address: SocketAddr) -> Answer {
         std::future::ready(piece)
     });
     Response::from_parts(parts, Body::Stream(pieces.boxed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Python client writes `tty=False`, got a terminal for it, and its output came with carriage returns.
+    #[test]
+    fn flags_are_read_as_upstream_reads_them() {
+        for (value, expected) in [("False", "0"), ("false", "0"), ("0", "0"), ("", "0"), ("True", "1"), ("1", "1")] {
+            assert_eq!(flag("tty", value), expected, "{value:?}");
+        }
+        assert_eq!(flag("container", "False"), "False");
+    }
 }
