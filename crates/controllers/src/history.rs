@@ -154,8 +154,9 @@ fn new_revision(owner: &Owner<'_>, number: i64) -> Value {
     meta["labels"][owner.hash_label] = hash.into();
     let mut template = template.clone();
     template["$patch"] = "replace".into();
+    // Sorted, as upstream's controllers and clients write it: they compare bytes.
     json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": meta,
-        "data": {"spec": {"template": template}}, "revision": number})
+        "data": {"spec": {"template": template::sorted(&template)}}, "revision": number})
 }
 
 /// Deletes the oldest of `candidates` that are beyond `surplus`, in their order.
@@ -190,6 +191,27 @@ mod tests {
             "data": {"spec": {"template": {"spec": {"image": image}, "$patch": "replace"}}}});
         let bytes = Bytes::from(value.to_string());
         Revision::of(Object::parse(resources::CONTROLLER_REVISIONS, bytes).expect("an object"))
+    }
+
+    /// Upstream's test of a DaemonSet's history found no revision of its template: it compares bytes, and ours held the
+    /// fields in another order.
+    #[test]
+    fn data_is_written_as_upstream_writes_it() {
+        let value = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"template":
+            {"spec": {"containers": [{"name": "c", "image": "i"}]}, "metadata": {"labels": {"b": "1", "a": "2"}}}}});
+        let object = Object::parse(resources::DAEMON_SETS, Bytes::from(value.to_string())).expect("an object");
+        let selector = Selector::everything();
+        let owner = Owner {
+            resource: resources::DAEMON_SETS,
+            object: &object,
+            value: &value,
+            selector: &selector,
+            hash_label: "hash",
+        };
+        assert_eq!(
+            new_revision(&owner, 1)["data"].to_string(),
+            r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"2","b":"1"}},"spec":{"containers":[{"image":"i","name":"c"}]}}}}"#
+        );
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub(super) fn new(object: &Object, set: &Value, name: &str, ordinal: i64) -> Opt
     for (key, value) in set["spec"]["selector"]["matchLabels"].as_object().into_iter().flatten() {
         claim["metadata"]["labels"][key] = value.clone();
     }
+    if Policy::of(set).when_deleted {
+        claim["metadata"]["ownerReferences"] = json!([owner_reference(resources::STATEFUL_SETS, object)]);
+    }
     Some(claim)
 }
 

@@ -143,6 +143,8 @@ impl<'a> Work<'a> {
             if !claims.is_empty() {
                 self.steps.push(Step::CreateClaims { pod: member.object.key().name.to_string(), claims });
             }
+            // Not only once it is ready: its set may be deleted before.
+            self.fix_claims(member, false);
         }
         let waits = member.object.is_deleting() || !member.ready || !member.available;
         if self.ordered && waits {
@@ -150,7 +152,9 @@ impl<'a> Work<'a> {
         }
         if !member.object.is_deleting() {
             self.fix_identity(member);
-            self.fix_claims(member, false);
+            if !member.pending {
+                self.fix_claims(member, false);
+            }
         }
         Flow::GoOn
     }

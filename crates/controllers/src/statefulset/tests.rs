@@ -193,3 +193,22 @@ async fn claims_are_made_and_follow_the_retention_policy() {
     let end = check_converges(&CONTROLLER, settings(), &[stateful], &steps).await;
     assert_eq!((pods(&end).len(), owners(&end, "data-web-1")), (2, vec!["StatefulSet".to_owned()]));
 }
+
+/// A set whose pod never started was deleted, and its claim stayed: it was given its owner only once the pod was ready.
+#[tokio::test(start_paused = true)]
+async fn claims_of_pods_that_wait_have_their_owner() {
+    let stateful = with(set(1), |spec| {
+        spec["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+        spec["persistentVolumeClaimRetentionPolicy"] = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+    });
+    let owner = |api: &Api| {
+        let claim = api.get(resources::PERSISTENT_VOLUME_CLAIMS, "n", "data-web-0").expect("the claim");
+        claim["metadata"]["ownerReferences"][0]["kind"].clone()
+    };
+    let delete = |api: &Api| {
+        assert_eq!(owner(api), Value::Null);
+        change(api, |spec| spec["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] = "Delete".into());
+    };
+    let end = check_converges(&CONTROLLER, settings(), &[stateful], &[Scene::Do(&delete)]).await;
+    assert_eq!(owner(&end), "StatefulSet");
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::workload::{Bounded, Workload, WorkloadStrategy, default_strategy, is_none, share};
+use super::workload::{AtMost, Bounded, Workload, WorkloadStrategy, default_strategy, is_none, share};
 use crate::invalid::FieldError;
 use crate::registry::Descriptor;
 use crate::registry::tree::{is_set, not_negative, one_of, set_default, text};
@@ -25,7 +25,7 @@ impl Workload for Deployment {
         "unavailableReplicas",
         "terminatingReplicas",
     ];
-    const AT_MOST: &'static [(&'static str, &'static str, &'static str)] = &[
+    const AT_MOST: &'static [AtMost] = &[
         ("updatedReplicas", "replicas", "status.replicas"),
         ("readyReplicas", "replicas", "status.replicas"),
         ("availableReplicas", "replicas", "status.replicas"),

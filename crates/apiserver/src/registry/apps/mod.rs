@@ -6,7 +6,7 @@ pub mod deployment;
 pub mod replica_set;
 pub mod stateful_set;
 
-mod workload;
+pub(super) mod workload;
 
 #[cfg(test)]
 mod tests;

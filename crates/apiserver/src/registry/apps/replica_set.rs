@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::workload::{Workload, WorkloadStrategy};
+use super::workload::{AtMost, Workload, WorkloadStrategy};
 use crate::invalid::FieldError;
 use crate::registry::Descriptor;
 use crate::registry::tree::{not_negative, set_default};
@@ -19,7 +19,7 @@ impl Workload for ReplicaSet {
     const SELECTS_FOR: &'static str = "deployment";
     const COUNTS: &'static [&'static str] =
         &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas"];
-    const AT_MOST: &'static [(&'static str, &'static str, &'static str)] = &[
+    const AT_MOST: &'static [AtMost] = &[
         ("fullyLabeledReplicas", "replicas", "status.replicas"),
         ("readyReplicas", "replicas", "status.replicas"),
         ("availableReplicas", "replicas", "status.replicas"),

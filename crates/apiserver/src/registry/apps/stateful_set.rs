@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::workload::{Workload, WorkloadStrategy};
+use super::workload::{AtMost, Workload, WorkloadStrategy};
 use crate::invalid::FieldError;
 use crate::registry::Descriptor;
 use crate::registry::tree::{
@@ -32,7 +32,7 @@ impl Workload for StatefulSet {
     const WITHOUT_DEADLINE: Option<&'static str> = Some("StatefulSet");
     const COUNTS: &'static [&'static str] =
         &["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
-    const AT_MOST: &'static [(&'static str, &'static str, &'static str)] = &[
+    const AT_MOST: &'static [AtMost] = &[
         ("readyReplicas", "replicas", "status.replicas"),
         ("currentReplicas", "replicas", "status.replicas"),
         ("updatedReplicas", "replicas", "status.replicas"),

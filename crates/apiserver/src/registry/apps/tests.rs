@@ -138,4 +138,13 @@ async fn counts_fit_together() {
             "status.collisionCount: Invalid value: 0: cannot be decremented"
         ]
     );
+    let old = with(json!({"replicas": 1}));
+    assert_eq!(
+        bench.complaints_of_status(
+            api::resources::REPLICATION_CONTROLLERS,
+            &with(json!({"replicas": 2, "readyReplicas": 1, "availableReplicas": 2})),
+            &old
+        ),
+        ["status.availableReplicas: Invalid value: 2: cannot be greater than readyReplicas"]
+    );
 }

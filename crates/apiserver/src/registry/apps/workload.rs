@@ -22,8 +22,8 @@ pub(super) trait Workload: Send + Sync + 'static {
     /// The counts of its status.
     const COUNTS: &'static [&'static str];
 
-    /// Pairs of counts: the first cannot be larger than the second, whose name in the complaint is the third.
-    const AT_MOST: &'static [(&'static str, &'static str, &'static str)] = &[];
+    /// Which counts cannot be larger than which.
+    const AT_MOST: &'static [AtMost] = &[];
 
     /// Sets what the spec leaves out, but for the template.
     fn default_spec(&self, spec: &mut Value);
@@ -93,23 +93,7 @@ impl<W: Workload> Strategy for WorkloadStrategy<W> {
     }
 
     fn validate_subresource_update(&self, _: &Context<'_>, _: &str, new: &Value, old: &Value) -> Vec<FieldError> {
-        let (status, before) = (&new["status"], &old["status"]);
-        let mut errors = Vec::new();
-        for field in W::COUNTS.iter().chain(&["observedGeneration", "collisionCount"]) {
-            not_negative(&mut errors, &status[*field], &format!("status.{field}"));
-        }
-        let count = |status: &Value, field: &str| status[field].as_i64().unwrap_or(0);
-        for (part, whole, named) in W::AT_MOST {
-            if count(status, part) > count(status, whole) {
-                let why = format!("cannot be greater than {named}");
-                errors.push(FieldError::invalid(format!("status.{part}"), &status[*part], &why));
-            }
-        }
-        if count(status, "collisionCount") < count(before, "collisionCount") {
-            let value = Value::from(count(status, "collisionCount"));
-            errors.push(FieldError::invalid("status.collisionCount", &value, "cannot be decremented"));
-        }
-        errors
+        validate_counts(&new["status"], &old["status"], W::COUNTS, W::AT_MOST)
     }
 
     fn name_errors(&self, name: &str) -> Vec<String> {
@@ -135,6 +119,34 @@ impl<W: Workload> WorkloadStrategy<W> {
         }
         errors
     }
+}
+
+/// A count, one that it cannot be larger than, and that one's name in the complaint.
+pub(in crate::registry) type AtMost = (&'static str, &'static str, &'static str);
+
+/// All that is wrong with the counts of a status.
+pub(in crate::registry) fn validate_counts(
+    status: &Value,
+    before: &Value,
+    counts: &[&'static str],
+    at_most: &[AtMost],
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for field in counts.iter().chain(&["observedGeneration", "collisionCount"]) {
+        not_negative(&mut errors, &status[*field], &format!("status.{field}"));
+    }
+    let count = |status: &Value, field: &str| status[field].as_i64().unwrap_or(0);
+    for (part, whole, named) in at_most {
+        if count(status, part) > count(status, whole) {
+            let why = format!("cannot be greater than {named}");
+            errors.push(FieldError::invalid(format!("status.{part}"), &status[*part], &why));
+        }
+    }
+    if count(status, "collisionCount") < count(before, "collisionCount") {
+        let value = Value::from(count(status, "collisionCount"));
+        errors.push(FieldError::invalid("status.collisionCount", &value, "cannot be decremented"));
+    }
+    errors
 }
 
 /// What every workload's selector must be: not empty, well formed, and matching the template's labels.

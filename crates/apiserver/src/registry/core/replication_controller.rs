@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::invalid::FieldError;
+use crate::registry::apps::workload::{AtMost, validate_counts};
 use crate::registry::tree::{child, entries, not_negative, set, set_default};
 use crate::registry::{Context, Descriptor, Strategy, pod_spec};
 
@@ -13,6 +14,14 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
     resource: api::resources::REPLICATION_CONTROLLERS,
     strategy: |_| Arc::new(ReplicationControllerStrategy),
 };
+
+const COUNTS: &[&str] = &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+const AT_MOST: &[AtMost] = &[
+    ("fullyLabeledReplicas", "replicas", "status.replicas"),
+    ("readyReplicas", "replicas", "status.replicas"),
+    ("availableReplicas", "replicas", "status.replicas"),
+    ("availableReplicas", "readyReplicas", "readyReplicas"),
+];
 
 struct ReplicationControllerStrategy;
 
@@ -51,6 +60,10 @@ impl Strategy for ReplicationControllerStrategy {
         }
         errors.extend(pod_spec::validate_template(&spec["template"], "spec.template", &["Always"]));
         errors
+    }
+
+    fn validate_subresource_update(&self, _: &Context<'_>, _: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+        validate_counts(&new["status"], &old["status"], COUNTS, AT_MOST)
     }
 
     /// As the first clients of this version expect it.
