@@ -107,6 +107,30 @@ pub fn warn_network(warnings: &mut Vec<String>, at: &At<'_>) {
     }
 }
 
+/// An address that something can be sent to from anywhere in the cluster.
+pub fn endpoint_address(errors: &mut Errors, at: &At<'_>) {
+    let Some(ip) = parse_sloppily(at.text()) else {
+        errors.push(at.invalid("must be a valid IP address"));
+        return;
+    };
+    let (link_local, link_local_multicast) = match unmapped(ip) {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if ip.is_unspecified() {
+        errors.push(at.invalid(&format!("may not be unspecified ({})", at.text())));
+    }
+    for (is, what) in [
+        (unmapped(ip).is_loopback(), "loopback range (127.0.0.0/8, ::1/128)"),
+        (link_local, "link-local range (169.254.0.0/16, fe80::/10)"),
+        (link_local_multicast, "link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ] {
+        if is {
+            errors.push(at.invalid(&format!("may not be in the {what}")));
+        }
+    }
+}
+
 /// Reads an address as upstream used to: leading zeros in an IPv4 address say nothing.
 pub fn parse_sloppily(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse() {

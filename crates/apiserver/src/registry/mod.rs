@@ -17,6 +17,7 @@ pub mod diff;
 pub mod discovery;
 pub mod ip;
 pub mod networking;
+pub mod node;
 pub mod node_labels;
 pub mod node_selector;
 pub mod pod_spec;
@@ -24,6 +25,7 @@ pub mod policy;
 pub mod rbac;
 pub mod resource_names;
 pub mod scheduling;
+pub mod storage;
 pub mod tree;
 
 #[cfg(test)]
@@ -51,12 +53,15 @@ pub const STRATEGIES: &[Descriptor] = &[
     core::config_map::DESCRIPTOR,
     core::endpoints::DESCRIPTOR,
     core::event::DESCRIPTOR,
+    core::limit_range::DESCRIPTOR,
     core::namespace::DESCRIPTOR,
     core::node::DESCRIPTOR,
     core::persistent_volume::DESCRIPTOR,
     core::persistent_volume_claim::DESCRIPTOR,
     core::pod::DESCRIPTOR,
+    core::pod_template::DESCRIPTOR,
     core::replication_controller::DESCRIPTOR,
+    core::resource_quota::DESCRIPTOR,
     core::secret::DESCRIPTOR,
     core::service::DESCRIPTOR,
     core::service_account::DESCRIPTOR,
@@ -81,8 +86,13 @@ pub const STRATEGIES: &[Descriptor] = &[
     // events.k8s.io/v1
     core::event::DESCRIPTOR_V1,
     // networking.k8s.io/v1
+    networking::addresses::IP_ADDRESS,
+    networking::addresses::SERVICE_CIDR,
     networking::ingress::DESCRIPTOR,
+    networking::ingress_class::DESCRIPTOR,
     networking::network_policy::DESCRIPTOR,
+    // node.k8s.io/v1
+    node::RUNTIME_CLASS,
     // policy/v1
     policy::pod_disruption_budget::DESCRIPTOR,
     // rbac.authorization.k8s.io/v1
@@ -92,6 +102,13 @@ pub const STRATEGIES: &[Descriptor] = &[
     rbac::ROLE_BINDING,
     // scheduling.k8s.io/v1
     scheduling::PRIORITY_CLASS,
+    // storage.k8s.io/v1
+    storage::csi::CSI_DRIVER,
+    storage::csi::CSI_NODE,
+    storage::csi::CSI_STORAGE_CAPACITY,
+    storage::storage_class::STORAGE_CLASS,
+    storage::storage_class::VOLUME_ATTRIBUTES_CLASS,
+    storage::volume_attachment::DESCRIPTOR,
 ];
 
 /// What is posted and answered, not stored.

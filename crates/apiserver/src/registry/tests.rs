@@ -170,29 +170,48 @@ async fn every_strategy_bears_any_tree_and_defaults_idempotently() {
 /// an update of, if it is one, and what upstream said of it. Upstream walks maps in any order, so order is left out.
 pub(crate) async fn judge(descriptor: &Descriptor, least: Value, rows: &str) {
     let fixture = Fixture::new().await;
-    let strategy = (descriptor.strategy)(&fixture.parts);
-    let user = UserInfo::new("eve", &[]);
-    let context = context(&fixture.parts, &user);
     let mut wrong = Vec::new();
     for line in rows.lines() {
         let row: Value = serde_json::from_str(line).unwrap();
-        let read = |patch: &Value| {
-            let mut object = least.clone();
-            machinery::patch::merge(&mut object, patch);
-            let of = api::schema::type_of(descriptor.resource).unwrap();
-            let mut object = api::schema::check(&object, of, api::schema::Strictness::Ignore).unwrap().value;
-            crate::request::body::drop_nulls(&mut object);
-            strategy.default(&mut object);
-            object
-        };
-        let said = complaints(descriptor.resource, &*strategy, &context, &row, read);
-        let mut expected: Vec<String> = serde_json::from_value(row["errors"].clone()).unwrap();
-        expected.sort();
-        if said != expected {
-            wrong.push(format!("{}\n  we say {said:#?}\n  upstream {expected:#?}", row["object"]));
-        }
+        wrong.extend(difference(&fixture.parts, descriptor, &least, &row));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The same for whole objects of any kind.
+#[tokio::test]
+async fn kinds_are_judged_as_upstream_judges_them() {
+    let fixture = Fixture::new().await;
+    let mut wrong = Vec::new();
+    for line in include_str!("testdata/kinds.jsonl").lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let text = |field: &str| row["object"][field].as_str().unwrap_or_default();
+        let (group, version) = text("apiVersion").rsplit_once('/').unwrap_or(("", text("apiVersion")));
+        let resource = api::resources::by_kind(group, version, text("kind")).unwrap();
+        let descriptor = STRATEGIES.iter().find(|row| row.resource == resource).unwrap();
+        wrong.extend(difference(&fixture.parts, descriptor, &json!({}), &row));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// How what we say of a row differs from what upstream does.
+fn difference(parts: &Parts, descriptor: &Descriptor, least: &Value, row: &Value) -> Option<String> {
+    let strategy = (descriptor.strategy)(parts);
+    let user = UserInfo::new("eve", &[]);
+    let context = context(parts, &user);
+    let read = |patch: &Value| {
+        let mut object = least.clone();
+        machinery::patch::merge(&mut object, patch);
+        let of = api::schema::type_of(descriptor.resource).unwrap();
+        let mut object = api::schema::check(&object, of, api::schema::Strictness::Ignore).unwrap().value;
+        crate::request::body::drop_nulls(&mut object);
+        strategy.default(&mut object);
+        object
+    };
+    let said = complaints(descriptor.resource, &*strategy, &context, row, read);
+    let mut expected: Vec<String> = serde_json::from_value(row["errors"].clone()).unwrap();
+    expected.sort();
+    (said != expected).then(|| format!("{}\n  we say {said:#?}\n  upstream {expected:#?}", row["object"]))
 }
 
 fn complaints(

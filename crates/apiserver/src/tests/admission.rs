@@ -154,6 +154,9 @@ async fn storage_gets_its_class_and_its_protection() {
     let made = cluster.post(claims, claim).await;
     assert_eq!(made["spec"]["storageClassName"], "gold");
     assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    let bound = json!({"status": {"phase": "Bound"}});
+    let (status, answer) = cluster.call(Method::PATCH, &format!("{claims}/c/status"), &bound).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
     let grown = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
     let (status, answer) = cluster.call(Method::PATCH, &format!("{claims}/c"), &grown).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");

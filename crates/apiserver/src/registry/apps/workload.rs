@@ -96,6 +96,13 @@ impl<W: Workload> Strategy for WorkloadStrategy<W> {
         validate_counts(&new["status"], &old["status"], W::COUNTS, W::AT_MOST)
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some_and(|old| old["spec"] == new["spec"]) {
+            return Vec::new();
+        }
+        pod_spec::template_warnings(&new["spec"]["template"], "spec.template")
+    }
+
     fn name_errors(&self, name: &str) -> Vec<String> {
         self.0.name_errors(name)
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::invalid::FieldError;
+use crate::registry::at::{At, Errors};
 use crate::registry::tree::{child, keep, list, set};
-use crate::registry::{Context, Descriptor, Strategy, keep_all_but_status, keep_status};
+use crate::registry::{Context, Descriptor, Strategy, check, keep_all_but_status, keep_status};
 
 /// The strategy's line in the list.
 pub const DESCRIPTOR: Descriptor =
@@ -42,9 +43,25 @@ impl Strategy for NamespaceStrategy {
         }
     }
 
+    fn validate(&self, _: &Context<'_>, namespace: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let root = At::new(namespace, "spec");
+        let at = root.with(&namespace["spec"]);
+        let finalizers = at.at("finalizers");
+        // Upstream's path leaves the index out here, but not in the subresource.
+        for finalizer in finalizers.items() {
+            validate_finalizer(&mut errors, &finalizers.with(finalizer.value()));
+        }
+        errors
+    }
+
     fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
         keep_status(new, old);
         keep(new, old, "spec");
+    }
+
+    fn validate_update(&self, _: &Context<'_>, _: &Value, _: &Value) -> Vec<FieldError> {
+        Vec::new()
     }
 
     fn prepare_for_subresource_update(&self, _: &Context<'_>, subresource: &str, new: &mut Value, old: &Value) {
@@ -66,14 +83,23 @@ impl Strategy for NamespaceStrategy {
         new: &Value,
         _: &Value,
     ) -> Vec<FieldError> {
-        let deleted = new["metadata"].get("deletionTimestamp").is_some();
-        let phase = &new["status"]["phase"];
-        let wrong = match (deleted, phase.as_str()) {
-            (false, Some("Terminating")) => "may only be 'Active' if `deletionTimestamp` is empty",
-            (true, Some("Active")) => "may only be 'Terminating' if `deletionTimestamp` is not empty",
-            _ => return Vec::new(),
-        };
-        if subresource == "status" { vec![FieldError::invalid("status.Phase", phase, wrong)] } else { Vec::new() }
+        let mut errors = Vec::new();
+        let root = At::new(new, "");
+        if subresource == "finalize" {
+            let spec = root.at("spec");
+            spec.at("finalizers").items().for_each(|finalizer| validate_finalizer(&mut errors, &finalizer));
+        } else {
+            let (status, metadata) = (root.at("status"), root.at("metadata"));
+            let (phase, why) = match metadata.at("deletionTimestamp").is_set() {
+                false => ("Active", "may only be 'Active' if `deletionTimestamp` is empty"),
+                true => ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+            };
+            let given = status.at("phase");
+            if given.has_text() && given.text() != phase {
+                errors.push(status.at("Phase").with(given.value()).invalid(why));
+            }
+        }
+        errors
     }
 
     fn stays_when_deleted(&self, namespace: &Value) -> bool {
@@ -84,5 +110,12 @@ impl Strategy for NamespaceStrategy {
         if let Some(status) = child(namespace, "status") {
             set(status, "phase", "Terminating");
         }
+    }
+}
+
+fn validate_finalizer(errors: &mut Errors, at: &At<'_>) {
+    check::text(errors, at, machinery::names::qualified_name);
+    if !at.text().contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&at.text()) {
+        errors.push(at.invalid("name is neither a standard finalizer name nor is it fully qualified"));
     }
 }

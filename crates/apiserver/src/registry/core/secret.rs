@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use machinery::names::config_map_key;
 use serde_json::Value;
 
-use super::{validate_data, validate_frozen};
+use super::{DATA_BYTES_MAX, decoded, decoded_length, validate_frozen};
 use crate::invalid::FieldError;
-use crate::registry::tree::{child, entries, immutable, is_set, remove, set, set_default, text};
+use crate::registry::at::{At, Errors};
+use crate::registry::tree::{child, entries, immutable, remove, set, set_default, text};
 use crate::registry::{Context, Descriptor, Strategy};
 
 /// The strategy's line in the list.
@@ -47,23 +49,16 @@ impl Strategy for SecretStrategy {
     }
 
     fn validate(&self, _: &Context<'_>, secret: &Value) -> Vec<FieldError> {
-        let mut errors = validate_data(secret, &[], &["data"]);
-        let kind = text(&secret["type"]);
-        for key in REQUIRED.iter().filter(|(of, _)| *of == kind).flat_map(|(_, keys)| *keys) {
-            if secret["data"].get(*key).is_none() {
-                errors.push(FieldError::required(format!("data[{key}]"), ""));
-            }
+        let mut errors = Vec::new();
+        let root = At::new(secret, "");
+        let data = root.at("data");
+        for (key, value) in data.entries() {
+            errors.extend(config_map_key(key).iter().map(|why| value.invalid_as(key, why)));
         }
-        let data = &secret["data"];
-        if kind == "kubernetes.io/basic-auth" && !is_set(data, "username") && !is_set(data, "password") {
-            errors.push(FieldError::required("data[username]", ""));
-            errors.push(FieldError::required("data[password]", ""));
+        if data.entries().map(|(_, value)| decoded_length(value.text())).sum::<usize>() > DATA_BYTES_MAX {
+            errors.push(data.too_long(DATA_BYTES_MAX));
         }
-        let account = "kubernetes.io/service-account.name";
-        if kind == "kubernetes.io/service-account-token" && text(&secret["metadata"]["annotations"][account]).is_empty()
-        {
-            errors.push(FieldError::required(format!("metadata.annotations[{account}]"), ""));
-        }
+        of_type(&mut errors, &root, &data);
         errors
     }
 
@@ -72,6 +67,31 @@ impl Strategy for SecretStrategy {
         immutable(&mut errors, &new["type"], &old["type"], "type");
         validate_frozen(&mut errors, new, old, &["data"]);
         errors
+    }
+}
+
+/// What a secret must have to be of its type.
+fn of_type(errors: &mut Errors, root: &At<'_>, data: &At<'_>) {
+    let kind = root.at("type").text();
+    for key in REQUIRED.iter().filter(|(of, _)| *of == kind).flat_map(|(_, keys)| *keys) {
+        if !data.at(key).is_set() || (kind == "kubernetes.io/ssh-auth" && !data.at(key).has_text()) {
+            errors.push(data.key(key).required(""));
+        } else if kind.starts_with("kubernetes.io/docker")
+            && let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&decoded(data.at(key).value()))
+        {
+            // The text is a parser's and differs; what it was of is not told.
+            errors.push(data.key(key).invalid_as("<secret contents redacted>", &error.to_string()));
+        }
+    }
+    if kind == "kubernetes.io/basic-auth" && !data.at("username").is_set() && !data.at("password").is_set() {
+        errors.push(data.key("username").required(""));
+        errors.push(data.key("password").required(""));
+    }
+    let metadata = root.at("metadata");
+    let annotations = metadata.at("annotations");
+    let account = annotations.key("kubernetes.io/service-account.name");
+    if kind == "kubernetes.io/service-account-token" && !account.has_text() {
+        errors.push(account.required(""));
     }
 }
 

@@ -1,4 +1,6 @@
 //! Strategies of the `networking.k8s.io` group.
 
+pub mod addresses;
 pub mod ingress;
+pub mod ingress_class;
 pub mod network_policy;

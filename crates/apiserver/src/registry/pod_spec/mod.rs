@@ -25,9 +25,10 @@ mod windows;
 mod tests;
 
 pub use defaults::{default, default_account, default_pod, default_template, drop_disabled, quality_of_service};
-pub(crate) use defaults::{select_own_labels, take_app_armor_annotations};
+pub(crate) use defaults::{default_sources_of_storage, select_own_labels, take_app_armor_annotations};
 pub(crate) use placement::tolerations;
-pub(crate) use resources::resource_quantity;
+pub(crate) use resources::{overhead, resource_quantity, round_up};
+pub(crate) use volumes::host_path;
 pub use warnings::{pod as pod_warnings, template as template_warnings};
 
 use machinery::names;

@@ -24,7 +24,7 @@ pub(super) fn of_container(errors: &mut Errors, at: &At<'_>, claims: &Claims<'_>
 }
 
 /// Checks what a runtime class adds to a pod.
-pub(super) fn overhead(errors: &mut Errors, at: &At<'_>) {
+pub(crate) fn overhead(errors: &mut Errors, at: &At<'_>) {
     // Upstream reads it as limits.
     let shown = at.at("limits").with(at.value());
     amounts(errors, &shown, resource_names::container_resource);

@@ -47,6 +47,18 @@ pub(crate) fn iscsi(errors: &mut Errors, at: &At<'_>) {
     iscsi_with(errors, at, "must be valid format starting with iqn, eui, or naa");
 }
 
+/// As [`iscsi`], in the words that upstream has for persistent volumes.
+pub(crate) fn persistent_iscsi(errors: &mut Errors, at: &At<'_>, volume: &str) {
+    let portal = at.at("targetPortal");
+    if iscsi_name_too_long(at, volume) {
+        errors.push(at.at("targetportal").invalid_as(portal.text(), ISCSI_NAME_TOO_LONG));
+    }
+    iscsi_with(errors, at, "must be valid format");
+    if at.at("secretRef").is_set() {
+        check::required(errors, &at.at("secretRef").at("name"));
+    }
+}
+
 fn iscsi_with(errors: &mut Errors, at: &At<'_>, unknown: &str) {
     check::required(errors, &at.at("targetPortal"));
     let name = at.at("iqn");

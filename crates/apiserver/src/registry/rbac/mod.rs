@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use api::{Resource, resources};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::tree::{child, is_set, list, list_mut, set_default, text};
-use super::{Context, Descriptor, Strategy};
+use super::at::{At, Errors};
+use super::tree::{child, list_mut, set_default, text};
+use super::{Context, Descriptor, Strategy, check};
 use crate::invalid::FieldError;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -42,33 +43,43 @@ impl Strategy for RoleStrategy {
 
     fn validate(&self, _: &Context<'_>, role: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        for (at, rule) in list(&role["rules"]).iter().enumerate() {
-            let at = |field: &str| format!("rules[{at}].{field}");
-            let has = |field: &str| !list(&rule[field]).is_empty();
-            if !has("verbs") {
-                errors.push(FieldError::required(at("verbs"), "verbs must contain at least one value"));
-            }
-            if has("nonResourceURLs") {
-                if !self.cluster {
-                    let why = "namespaced rules cannot apply to non-resource URLs";
-                    errors.push(FieldError::invalid(at("nonResourceURLs"), &rule["nonResourceURLs"], why));
-                }
-                if has("apiGroups") || has("resources") || has("resourceNames") {
-                    let why = "rules cannot apply to both regular resources and non-resource URLs";
-                    errors.push(FieldError::invalid(at("nonResourceURLs"), &rule["nonResourceURLs"], why));
-                }
-                continue;
-            }
-            if !has("apiGroups") {
-                let why = "resource rules must supply at least one api group";
-                errors.push(FieldError::required(at("apiGroups"), why));
-            }
-            if !has("resources") {
-                let why = "resource rules must supply at least one resource";
-                errors.push(FieldError::required(at("resources"), why));
-            }
+        let root = At::new(role, "");
+        root.at("rules").items().for_each(|rule| validate_rule(&mut errors, &rule, self.cluster));
+        let aggregation = root.at("aggregationRule");
+        let selectors = aggregation.at("clusterRoleSelectors");
+        if self.cluster && aggregation.is_set() && selectors.count() == 0 {
+            let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+            errors.push(selectors.required(why));
         }
+        selectors.items().for_each(|selector| check::label_selector(&mut errors, &selector));
         errors
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+fn validate_rule(errors: &mut Errors, rule: &At<'_>, cluster: bool) {
+    let has = |field: &str| rule.at(field).count() > 0;
+    let urls = rule.at("nonResourceURLs");
+    if !has("verbs") {
+        errors.push(rule.at("verbs").required("verbs must contain at least one value"));
+    }
+    if urls.count() > 0 {
+        if !cluster {
+            errors.push(urls.invalid("namespaced rules cannot apply to non-resource URLs"));
+        }
+        if has("apiGroups") || has("resources") || has("resourceNames") {
+            errors.push(urls.invalid("rules cannot apply to both regular resources and non-resource URLs"));
+        }
+        return;
+    }
+    if !has("apiGroups") {
+        errors.push(rule.at("apiGroups").required("resource rules must supply at least one api group"));
+    }
+    if !has("resources") {
+        errors.push(rule.at("resources").required("resource rules must supply at least one resource"));
     }
 }
 
@@ -96,39 +107,44 @@ impl Strategy for BindingStrategy {
 
     fn validate(&self, _: &Context<'_>, binding: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        let role = &binding["roleRef"];
-        if text(&role["apiGroup"]) != GROUP {
-            errors.push(FieldError::not_supported("roleRef.apiGroup", &role["apiGroup"], &[GROUP]));
-        }
+        let root = At::new(binding, "");
+        let role = root.at("roleRef");
+        check::one_of(&mut errors, &role.text_at("apiGroup"), &[GROUP]);
         let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
-        if !kinds.contains(&text(&role["kind"])) {
-            errors.push(FieldError::not_supported("roleRef.kind", &role["kind"], kinds));
-        }
-        if text(&role["name"]).is_empty() {
-            errors.push(FieldError::required("roleRef.name", ""));
-        }
-        for (at, subject) in list(&binding["subjects"]).iter().enumerate() {
-            let at = |field: &str| format!("subjects[{at}].{field}");
-            if text(&subject["name"]).is_empty() {
-                errors.push(FieldError::required(at("name"), ""));
-            }
-            let kinds = ["ServiceAccount", "User", "Group"];
-            if !kinds.contains(&text(&subject["kind"])) {
-                errors.push(FieldError::not_supported(at("kind"), &subject["kind"], &kinds));
-            }
-            let account = text(&subject["kind"]) == "ServiceAccount";
-            if account && self.cluster && !is_set(subject, "namespace") {
-                errors.push(FieldError::required(at("namespace"), ""));
-            }
-        }
+        check::one_of(&mut errors, &role.text_at("kind"), kinds);
+        check::required_text(&mut errors, &role.at("name"), machinery::names::path_segment);
+        root.at("subjects").items().for_each(|subject| validate_subject(&mut errors, &subject, self.cluster));
         errors
     }
 
     fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = self.validate(context, new);
-        if new["roleRef"] != old["roleRef"] {
-            errors.push(FieldError::invalid("roleRef", &new["roleRef"], "cannot change roleRef"));
+        let part = |binding: &Value, field: &str| text(&binding["roleRef"][field]).to_owned();
+        if ["apiGroup", "kind", "name"].iter().any(|field| part(new, field) != part(old, field)) {
+            let shown =
+                json!({"APIGroup": part(new, "apiGroup"), "Kind": part(new, "kind"), "Name": part(new, "name")});
+            errors.push(At::new(new, "").at("roleRef").invalid_as(shown, "cannot change roleRef"));
         }
         errors
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+fn validate_subject(errors: &mut Errors, at: &At<'_>, cluster: bool) {
+    let (name, group) = (at.at("name"), at.text_at("apiGroup"));
+    check::required(errors, &name);
+    match at.at("kind").text() {
+        "ServiceAccount" => {
+            check::optional_text(errors, &name, machinery::names::dns1123_subdomain);
+            check::one_of(errors, &group, &[""]);
+            if cluster {
+                check::required(errors, &at.at("namespace"));
+            }
+        }
+        "User" | "Group" => check::one_of(errors, &group, &[GROUP]),
+        _ => errors.push(at.at("kind").not_supported(&["ServiceAccount", "User", "Group"])),
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::tree::{immutable, one_of, set_default, text};
-use super::{Context, Descriptor, Strategy};
+use super::at::At;
+use super::tree::set_default;
+use super::{Context, Descriptor, Strategy, check};
 use crate::invalid::FieldError;
 
 /// Priority classes.
@@ -28,30 +29,49 @@ impl Strategy for PriorityClassStrategy {
 
     fn validate(&self, _: &Context<'_>, class: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        let (name, value) = (text(&class["metadata"]["name"]), class["value"].as_i64().unwrap_or(0));
-        let known = SYSTEM.contains(&(name, value));
-        if name.starts_with("system-") && !known {
-            let why = "priority class names with 'system-' prefix are reserved for system use only. error: only a few known \
-                       system priority classes are allowed";
-            errors.push(FieldError::forbidden("metadata.name", why));
-        } else if value > USER_PRIORITY_MAX && !known {
-            let why = "maximum allowed value of a user defined priority is 1000000000";
-            errors.push(FieldError::forbidden("value", why));
+        let root = At::new(class, "");
+        let (metadata, value) = (root.at("metadata"), root.at("value"));
+        let (name, given) = (metadata.at("name"), value.number().unwrap_or(0));
+        if name.text().starts_with("system-") {
+            if let Some(why) = wrong_system_class(name.text(), given, root.at("globalDefault").is_true()) {
+                let why = format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+                );
+                errors.push(name.forbidden(&why));
+            }
+        } else if given > USER_PRIORITY_MAX {
+            let why = format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}");
+            errors.push(value.forbidden(&why));
         }
-        one_of(&mut errors, &class["preemptionPolicy"], "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+        check::one_of(&mut errors, &root.at("preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
         errors
     }
 
     fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        if new["value"] != old["value"] {
-            errors.push(FieldError::forbidden("value", "may not be changed in an update."));
+        let root = At::new(new, "");
+        if new["value"].as_i64().unwrap_or(0) != old["value"].as_i64().unwrap_or(0) {
+            errors.push(root.at("value").forbidden("may not be changed in an update."));
         }
-        immutable(&mut errors, &new["preemptionPolicy"], &old["preemptionPolicy"], "preemptionPolicy");
+        check::immutable(&mut errors, &root.at("preemptionPolicy"), &old["preemptionPolicy"]);
         errors
     }
 
     fn has_generation(&self) -> bool {
         true
     }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+fn wrong_system_class(name: &str, value: i64, global: bool) -> Option<String> {
+    let Some((_, expected)) = SYSTEM.iter().find(|(known, _)| *known == name) else {
+        return Some(format!("{name} is not a known system priority class"));
+    };
+    if value != *expected {
+        return Some(format!("value of {name} PriorityClass must be {expected}"));
+    }
+    global.then(|| format!("globalDefault of {name} PriorityClass must be false"))
 }

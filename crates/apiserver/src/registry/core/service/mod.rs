@@ -3,6 +3,9 @@
 //! What is in use is known from the watch cache, as it changes; what a write under way has taken is held beside it until
 //! the cache shows the write. So two writers never get the same address, and nothing leaks when a write fails.
 
+mod types;
+mod validate;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -17,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::invalid::{FieldError, invalid};
-use crate::registry::tree::{child, is_set, list, list_mut, named, one_of, present, remove, set, set_default, text};
+use crate::registry::tree::{child, is_set, list, list_mut, present, remove, set, set_default, text};
 use crate::registry::{Context, Descriptor, Parts, Reservation, Strategy};
 use crate::watch_cache::{Caches, Observer};
 
@@ -301,36 +304,25 @@ impl Wants {
 
 impl Strategy for ServiceStrategy {
     fn default(&self, service: &mut Value) {
-        let Some(spec) = child(service, "spec") else { return };
-        set_default(spec, "sessionAffinity", "None");
-        set_default(spec, "type", "ClusterIP");
-        let kind = text(&spec["type"]).to_owned();
-        if text(&spec["sessionAffinity"]) == "None" {
-            remove(spec, "sessionAffinityConfig");
-        } else if let Some(config) = child(spec, "sessionAffinityConfig").and_then(|config| child(config, "clientIP")) {
-            set_default(config, "timeoutSeconds", AFFINITY_SECONDS);
-        }
-        for port in list_mut(spec, "ports") {
-            set_default(port, "protocol", "TCP");
-            let number = port["port"].clone();
-            if !is_set(port, "targetPort") || port["targetPort"] == 0 {
-                set(port, "targetPort", number);
+        if let Some(spec) = child(service, "spec") {
+            default_spec(spec);
+            if text(&spec["type"]) != "ExternalName" {
+                default_addresses(spec, &self.cidr);
             }
         }
-        if kind != "ExternalName" {
-            set_default(spec, "internalTrafficPolicy", "Cluster");
-            default_addresses(spec, &self.cidr);
-        }
-        if matches!(&*kind, "NodePort" | "LoadBalancer") {
-            set_default(spec, "externalTrafficPolicy", "Cluster");
-        }
-        if kind == "LoadBalancer" && !is_set(spec, "allocateLoadBalancerNodePorts") {
-            set(spec, "allocateLoadBalancerNodePorts", true);
+        if service["spec"]["type"] == "LoadBalancer"
+            && let Some(balancer) = present(service, "status").and_then(|status| present(status, "loadBalancer"))
+        {
+            for ingress in list_mut(balancer, "ingress") {
+                if !text(&ingress["ip"]).is_empty() {
+                    set_default(ingress, "ipMode", "VIP");
+                }
+            }
         }
     }
 
     fn name_errors(&self, name: &str) -> Vec<String> {
-        names::dns1035_label(name)
+        names::dns1123_label(name)
     }
 
     fn prepare_for_create(&self, _: &Context<'_>, service: &mut Value) {
@@ -339,45 +331,14 @@ impl Strategy for ServiceStrategy {
 
     fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
         super::super::keep_status(new, old);
-        let (kind, before) = (text(&new["spec"]["type"]).to_owned(), text(&old["spec"]["type"]).to_owned());
-        let node_ports = Wants::of(new).node_ports;
-        let Some(spec) = present(new, "spec") else { return };
-        // A writer that does not know what was given to the service does not take it away.
-        if kind != "ExternalName" && before != "ExternalName" {
-            for field in ["clusterIP", "clusterIPs"] {
-                if text(&spec[field]).is_empty() && list(&spec[field]).is_empty() {
-                    super::super::tree::keep(spec, &old["spec"], field);
-                }
-            }
+        if let Some(spec) = present(new, "spec") {
+            types::keep_what_was_given(spec, &old["spec"]);
+            types::drop_what_the_type_does_not_have(spec, &old["spec"]);
         }
-        if kind == "ExternalName" {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
-                remove(spec, field);
-            }
-        }
-        if !node_ports {
-            // Changing the type gives the ports back, unless the writer insists on one.
-            for port in list_mut(spec, "ports") {
-                let unchanged = list(&old["spec"]["ports"]).iter().any(|old| old["nodePort"] == port["nodePort"]);
-                if unchanged && kind == "ClusterIP" {
-                    remove(port, "nodePort");
-                }
-            }
-            if kind == "ClusterIP" {
-                remove(spec, "externalTrafficPolicy");
-                remove(spec, "healthCheckNodePort");
-                remove(spec, "allocateLoadBalancerNodePorts");
-            }
-            return;
-        }
-        for port in list_mut(spec, "ports") {
-            if port["nodePort"].as_u64().unwrap_or(0) == 0 {
-                let same = |old: &&Value| old["port"] == port["port"] && old["protocol"] == port["protocol"];
-                let kept = list(&old["spec"]["ports"]).iter().find(same).map(|old| old["nodePort"].clone());
-                if let Some(kept) = kept.filter(|kept| kept.as_u64().is_some()) {
-                    set(port, "nodePort", kept);
-                }
-            }
+        if text(&new["spec"]["type"]) != "LoadBalancer"
+            && let Some(status) = present(new, "status")
+        {
+            set(status, "loadBalancer", json!({}));
         }
     }
 
@@ -405,18 +366,52 @@ impl Strategy for ServiceStrategy {
     }
 
     fn validate(&self, _: &Context<'_>, service: &Value) -> Vec<FieldError> {
-        validate(&service["spec"])
+        validate::validate(service, None)
     }
 
     fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = validate(&new["spec"]);
-        let kinds = [text(&new["spec"]["type"]), text(&old["spec"]["type"])];
-        let before = list(&old["spec"]["clusterIPs"]);
-        if !kinds.contains(&"ExternalName") && !before.is_empty() && list(&new["spec"]["clusterIPs"]) != before {
-            let why = "may not change once set";
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", &new["spec"]["clusterIPs"], why));
+        validate::update(new, old)
+    }
+
+    fn validate_subresource_update(&self, _: &Context<'_>, _: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+        validate::load_balancer(&new["status"]["loadBalancer"], &old["status"]["loadBalancer"], &new["spec"])
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
+    fn warnings(&self, new: &Value, _: Option<&Value>) -> Vec<String> {
+        validate::warnings(new)
+    }
+}
+
+fn default_spec(spec: &mut Value) {
+    set_default(spec, "sessionAffinity", "None");
+    set_default(spec, "type", "ClusterIP");
+    match text(&spec["sessionAffinity"]) {
+        "None" => remove(spec, "sessionAffinityConfig"),
+        "ClientIP" if spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null() => {
+            set(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": AFFINITY_SECONDS}}));
         }
-        errors
+        _ => {}
+    }
+    for port in list_mut(spec, "ports") {
+        set_default(port, "protocol", "TCP");
+        let number = port["port"].clone();
+        if !is_set(port, "targetPort") || port["targetPort"] == 0 || port["targetPort"] == "" {
+            set(port, "targetPort", number);
+        }
+    }
+    let kind = text(&spec["type"]).to_owned();
+    if types::is_reached_from_outside(spec) {
+        set_default(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if matches!(&*kind, "ClusterIP" | "NodePort" | "LoadBalancer") {
+        set_default(spec, "internalTrafficPolicy", "Cluster");
+    }
+    if kind == "LoadBalancer" && !is_set(spec, "allocateLoadBalancerNodePorts") {
+        set(spec, "allocateLoadBalancerNodePorts", true);
     }
 }
 
@@ -432,91 +427,5 @@ fn default_addresses(spec: &mut Value, cidr: &IpNet) {
     if list(&spec["ipFamilies"]).is_empty() {
         let family = if cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         set(spec, "ipFamilies", json!([family]));
-    }
-}
-
-fn validate(spec: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let kind = text(&spec["type"]);
-    let headless = text(&spec["clusterIP"]) == HEADLESS;
-    one_of(&mut errors, &spec["type"], "spec.type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
-    one_of(&mut errors, &spec["sessionAffinity"], "spec.sessionAffinity", &["ClientIP", "None"]);
-    if list(&spec["ports"]).is_empty() && !headless && kind != "ExternalName" {
-        errors.push(FieldError::required("spec.ports", ""));
-    }
-    if matches!(kind, "NodePort" | "LoadBalancer") && headless {
-        let why = format!("may not be set to 'None' for {kind} services");
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", &spec["clusterIP"], &why));
-    }
-    if kind == "ExternalName" {
-        if !text(&spec["clusterIP"]).is_empty() {
-            errors.push(FieldError::forbidden("spec.clusterIPs", "may not be set for ExternalName services"));
-        }
-        let name = spec["externalName"].as_str().map(|name| Value::from(name.trim_end_matches('.')));
-        match name {
-            Some(name) if name != "" => {
-                named(&mut errors, &name, "spec.externalName", names::dns1123_subdomain);
-            }
-            _ => errors.push(FieldError::required("spec.externalName", "")),
-        }
-    }
-    super::super::tree::labels(&mut errors, &spec["selector"], "spec.selector");
-    validate_ports(&mut errors, spec, kind);
-    let seconds = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
-    if seconds.as_i64().is_some_and(|seconds| !(1..=86_400).contains(&seconds)) {
-        let why = "must be greater than 0 && less than or equal to 86400";
-        errors.push(FieldError::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, why));
-    }
-    one_of(&mut errors, &spec["internalTrafficPolicy"], "spec.internalTrafficPolicy", &["Cluster", "Local"]);
-    if is_set(spec, "externalTrafficPolicy") {
-        one_of(&mut errors, &spec["externalTrafficPolicy"], "spec.externalTrafficPolicy", &["Cluster", "Local"]);
-        let external = !list(&spec["externalIPs"]).is_empty();
-        if !matches!(kind, "NodePort" | "LoadBalancer") && !external {
-            let why = "may only be set for externally-accessible services";
-            errors.push(FieldError::invalid("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], why));
-        }
-    }
-    errors
-}
-
-fn validate_ports(errors: &mut Vec<FieldError>, spec: &Value, kind: &str) {
-    let ports = list(&spec["ports"]);
-    for (index, port) in ports.iter().enumerate() {
-        let at = |field: &str| format!("spec.ports[{index}].{field}");
-        let name = &port["name"];
-        if text(name).is_empty() {
-            if ports.len() > 1 {
-                errors.push(FieldError::required(at("name"), ""));
-            }
-        } else {
-            named(errors, name, &at("name"), names::dns1123_label);
-            if ports[..index].iter().any(|other| &other["name"] == name) {
-                errors.push(FieldError::duplicate(at("name"), name));
-            }
-        }
-        let number = port["port"].as_i64().unwrap_or(0);
-        let complaints = names::port_number(number);
-        errors.extend(complaints.iter().map(|why| FieldError::invalid(at("port"), &json!(number), why)));
-        one_of(errors, &port["protocol"], &at("protocol"), &["SCTP", "TCP", "UDP"]);
-        let target = &port["targetPort"];
-        let complaints = match target {
-            Value::Number(number) => names::port_number(number.as_i64().unwrap_or(0)),
-            Value::String(name) => names::port_name(name),
-            _ => Vec::new(),
-        };
-        errors.extend(complaints.iter().map(|why| FieldError::invalid(at("targetPort"), target, why)));
-        if kind == "ClusterIP" && port["nodePort"].as_i64().unwrap_or(0) != 0 {
-            errors.push(FieldError::forbidden(at("nodePort"), "may not be used when `type` is 'ClusterIP'"));
-        }
-        let same = |other: &&Value| {
-            other["port"] == port["port"]
-                && other["protocol"] == port["protocol"]
-                && other["targetPort"] == port["targetPort"]
-        };
-        let twice = ports[..index].iter().find(same);
-        if twice.is_some_and(|other| other["port"] == port["port"]) {
-            let value = json!({"port": port["port"], "protocol": port["protocol"]});
-            errors.push(FieldError::duplicate(format!("spec.ports[{index}]"), &value));
-        }
     }
 }
