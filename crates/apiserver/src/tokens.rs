@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::authentication::legacy_token::LegacyClaims;
+
 /// A longer token is refused before it is looked at.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 /// What stands before the public point in a P-256 key's SubjectPublicKeyInfo.
@@ -157,7 +159,17 @@ impl Tokens {
         if common.is_empty() { Err(TokenError::Audience) } else { Ok((claims, common)) }
     }
 
+    /// What a token says that a secret holds, if we signed it.
+    pub fn legacy(&self, token: &str) -> Option<LegacyClaims> {
+        LegacyClaims::read(&self.payload(token)?)
+    }
+
     fn read(&self, token: &str) -> Option<Claims> {
+        serde_json::from_slice(&self.payload(token)?).ok()
+    }
+
+    /// The claims of a token that we signed.
+    fn payload(&self, token: &str) -> Option<Vec<u8>> {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
@@ -171,7 +183,7 @@ impl Tokens {
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key());
         key.verify(signed.as_bytes(), &signature).ok()?;
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+        URL_SAFE_NO_PAD.decode(claims).ok()
     }
 
     /// The document at `/openid/v1/jwks`.

@@ -31,8 +31,8 @@ pub const CONTROLLER: Descriptor = Descriptor {
     reconcile: |key, ctx| async move { reconcile(&key, &ctx).await }.boxed(),
 };
 
-/// Without a life sign for so long a node's state is unknown.
-const GRACE: Duration = Duration::from_secs(40);
+/// Without a life sign for so long a node's state is unknown. Upstream's figure since 1.32.
+const GRACE: Duration = Duration::from_secs(50);
 
 /// A new node may take so long until its first life sign.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);

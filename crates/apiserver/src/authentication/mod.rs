@@ -6,6 +6,7 @@
 mod bootstrap_token;
 pub mod certificate;
 pub(crate) mod impersonation;
+pub mod legacy_token;
 pub mod review;
 pub mod static_tokens;
 pub mod token_request;
@@ -180,6 +181,7 @@ impl Authenticator {
         let now = self.clock.now();
         let (claims, audiences) = match self.tokens.verify(token, audiences, now) {
             Ok(valid) => valid,
+            Err(TokenError::Invalid) => return self.legacy_token(token, audiences).await,
             Err(error) => return Ok(Err(error)),
         };
         let bound = &claims.kubernetes;
@@ -208,6 +210,33 @@ impl Authenticator {
             tracing::warn!(subject = claims.sub, pod = ?bound.pod, "stale service account token in use");
         }
         Ok(Ok((user_of(&claims), audiences)))
+    }
+
+    /// A service account's token that a secret holds: signed by us, and both are still there.
+    async fn legacy_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Result<(UserInfo, Vec<String>), TokenError>, ApiError> {
+        let Some(claims) = self.tokens.legacy(token) else { return Ok(Err(TokenError::Invalid)) };
+        let account = Reference { name: claims.account.clone(), uid: claims.uid.clone() };
+        let cache = self.caches.of(resources::SECRETS).await?;
+        // A secret that was deleted or given another token a moment ago counts.
+        self.caches.fresh().await;
+        let secret = cache.get(&Key::new(claims.namespace.as_str(), claims.secret.as_str()));
+        let held = secret.is_some_and(|secret| legacy_token::holds(&secret.to_value(), token));
+        let now = self.clock.now();
+        if !held || !self.exists(resources::SERVICE_ACCOUNTS, &claims.namespace, &account, now).await? {
+            return Ok(Err(TokenError::Invalid));
+        }
+        // Such tokens name no audience: they are for this server.
+        let own = self.tokens.issuer();
+        if !audiences.iter().any(|audience| audience == own) {
+            return Ok(Err(TokenError::Audience));
+        }
+        let mut user = UserInfo::service_account(&claims.namespace, &claims.account);
+        user.uid = claims.uid;
+        Ok(Ok((user, vec![own.to_owned()])))
     }
 
     async fn exists(

@@ -12,6 +12,7 @@
 mod application;
 mod crash;
 mod errors;
+mod policy;
 mod workloads;
 
 mod machine;
