@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask up|test|tidy|gen|bench`.
+//! The project's own commands: `cargo xtask up|test|tidy|gen|bench|fuzz`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -7,6 +7,7 @@
 )]
 
 mod bench;
+mod fuzz;
 mod r#gen;
 mod packages;
 mod tidy;
@@ -40,6 +41,14 @@ enum Task {
         #[arg(long)]
         binaries: Option<PathBuf>,
     },
+    /// Throw changed bytes at the parsers that strangers reach, and keep what breaks one.
+    Fuzz {
+        /// One target; without it all, one after the other.
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Check the rules of the house.
     Tidy,
     /// Write the schema table of the built-in types anew.
@@ -52,6 +61,7 @@ fn main() -> ExitCode {
         Task::Up { args } => up(&root, &args),
         Task::Test => test(&root),
         Task::Bench { binaries } => bench::run(&root, binaries),
+        Task::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
         Task::Tidy => tidy::run(&root),
         Task::Gen => r#gen::run(&root),
     };

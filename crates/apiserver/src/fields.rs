@@ -8,6 +8,19 @@ use serde_json::Value;
 use crate::request::Call;
 use crate::request::body;
 
+/// How deep an object may be nested. JSON readers stop at 128 levels, and lists, events and tables add some of their own: a
+/// deeper object, once stored, would make them unreadable.
+const LEVELS_MAX: usize = 100;
+
+/// Whether nothing in the tree lies deeper than so many levels.
+fn shallower(tree: &Value, levels: usize) -> bool {
+    match tree {
+        Value::Object(fields) => levels > 0 && fields.values().all(|value| shallower(value, levels - 1)),
+        Value::Array(items) => levels > 0 && items.iter().all(|value| shallower(value, levels - 1)),
+        _ => true,
+    }
+}
+
 /// The type of the objects that a call is about.
 pub fn of_call(call: &Call) -> Result<TypeRef, ApiError> {
     let resource = &*call.served.resource;
@@ -29,6 +42,10 @@ pub fn read_tree(call: &Call, strictness: Strictness, tree: &Value) -> Result<(V
 
 fn judged(call: &Call, decoded: Result<Decoded, DecodeError>) -> Result<(Value, Vec<String>), ApiError> {
     match decoded {
+        Ok(Decoded { value, .. }) if !shallower(&value, LEVELS_MAX) => {
+            let message = format!("the body of the request is nested deeper than {LEVELS_MAX} levels");
+            Err(ApiError::new(Reason::BadRequest, message))
+        }
         Ok(Decoded { value, warnings }) => Ok((value, warnings)),
         // What is no JSON at all is not the type's business.
         Err(DecodeError::Syntax(error)) => Err(body::malformed(&error)),

@@ -21,9 +21,11 @@ pub mod table;
 pub mod tokens;
 pub mod watch_cache;
 
+mod backup;
 mod bootstrap;
 mod discovery;
 mod encryption;
+mod expiry;
 mod flow;
 mod health;
 mod kubelet_proxy;

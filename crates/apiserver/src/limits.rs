@@ -14,6 +14,9 @@ pub struct Limits {
     /// How long a request may take that is no watch and no stream, from its head to its answer. Without it a stuck request
     /// would hold its memory for ever.
     pub request_time_max: Duration,
+    /// How long a client may take to send a request's head, or HTTP/2's preface. Without it connections that ask for nothing
+    /// would keep others out.
+    pub header_time_max: Duration,
     /// How long a client may pause while it sends a body or takes an answer. Without it a client that stopped half-way
     /// would hold what it was sent for as long as it likes.
     pub stall_max: Duration,
@@ -33,6 +36,7 @@ impl Default for Limits {
             connections_max: 10_000,
             requests_max: 600,
             request_time_max: Duration::from_secs(60),
+            header_time_max: Duration::from_secs(30),
             stall_max: Duration::from_secs(60),
             shutdown_delay: Duration::ZERO,
             drain_max: Duration::from_secs(10),

@@ -31,8 +31,6 @@ use crate::stall::Stalling;
 
 /// Without it half-open handshakes would hold their connections for ever.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// How long a client may take to send a request's head.
-const HEADER_MAX: Duration = Duration::from_secs(30);
 /// Streams of one HTTP/2 connection. Upstream's limit.
 const STREAMS_MAX: u32 = 250;
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
@@ -126,17 +124,22 @@ async fn connection(
         }
     });
     let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    let io = Stalling::new(tls, server.config.limits.stall_max, http2.then_some(HEADER_MAX));
-    let builder = if http2 { builder().http2_only() } else { builder().http1_only() };
+    let io = Stalling::new(tls, server.config.limits.stall_max, http2.then_some(server.config.limits.header_time_max));
+    let builder = builder(server.config.limits.header_time_max);
+    let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     if let Err(error) = graceful.watch(connection.into_owned()).await {
         tracing::debug!(error = %error, "a connection ended with an error");
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(header_time_max: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_MAX).max_buf_size(HEADER_BYTES_MAX as usize);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_time_max)
+        .max_buf_size(HEADER_BYTES_MAX as usize);
     builder
         .http2()
         .timer(TokioTimer::new())

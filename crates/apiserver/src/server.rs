@@ -105,6 +105,7 @@ impl Server {
             }
         });
         bootstrap::keep(&server);
+        server.tasks.spawn("event expiry", crate::expiry::run(server.clone(), server.stop.clone()));
         Ok(server)
     }
 

@@ -3,12 +3,14 @@
 //! Every committed transaction has the next revision, without gaps. An acknowledged transaction is on disk. Watchers see
 //! every committed event of a retained revision exactly once, in order.
 
+pub mod backup;
 pub mod embedded;
 mod live;
 pub mod memory;
 #[cfg(test)]
 mod suite;
 
+pub use backup::Export;
 pub use embedded::{EmbeddedStore, Options};
 pub use memory::MemoryStore;
 
@@ -265,6 +267,9 @@ pub trait Store: Send + Sync + 'static {
     /// The latest committed revision. A batch reaches its watchers' queues before its revision shows here, and it shows
     /// here before the transaction is acknowledged.
     fn committed(&self) -> Revision;
+
+    /// All latest values at one revision, for a backup. Writers go on meanwhile.
+    fn export(&self) -> BoxFuture<'_, Result<Export, StoreError>>;
 
     /// Why the store accepts nothing any more; `None` while it works.
     fn failure(&self) -> Option<String> {

@@ -12,8 +12,8 @@ use futures::{FutureExt, StreamExt, stream};
 
 use crate::live::Hub;
 use crate::{
-    Batch, Event, KeyValue, Precondition, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, Watch,
-    Write,
+    Batch, Event, Export, KeyValue, Precondition, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome,
+    Watch, Write,
 };
 
 /// How many revisions are retained unless the caller compacts earlier. Without a limit the log would grow for ever.
@@ -191,6 +191,13 @@ impl Store for MemoryStore {
 
     fn committed(&self) -> Revision {
         Revision(self.committed.load(Ordering::Acquire))
+    }
+
+    fn export(&self) -> BoxFuture<'_, Result<Export, StoreError>> {
+        let state = self.state();
+        let items = state.latest.values().cloned().collect();
+        let export = Export { revision: Revision(state.committed), pieces: stream::iter([Ok(items)]).boxed() };
+        futures::future::ready(Ok(export)).boxed()
     }
 
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -186,6 +186,35 @@ async fn a_slow_watcher_is_cut_off_and_may_return() {
     }
 }
 
+/// A watcher that was cut off in the middle of a large commit came back before the commit showed as committed, and was told
+/// that its revision did not exist. The watch cache then compared states, and its watchers never saw what lay between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_was_cut_off_may_return_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { watch_batches_max: 4, ..Options::default() };
+    let store = Arc::new(EmbeddedStore::open(folder.path().join("db"), options).unwrap());
+    let (tasks, writing) = (base::Tasks::new("test"), store.clone());
+    tasks.spawn("writers", async move {
+        for _ in 0..20 {
+            futures::future::join_all((0..100).map(|n| write(&*writing, vec![put(&format!("k{n}"), "v")]))).await;
+        }
+    });
+    let (mut seen, mut watch) = (0, store.watch(Range::prefix(""), Revision(1)).await.unwrap());
+    while seen < 2000 {
+        match next(&mut watch).await {
+            Ok(batch) => {
+                assert_eq!(batch.revision, Revision(seen + 1));
+                seen = batch.revision.0;
+            }
+            Err(StoreError::SlowWatcher { .. }) => {
+                watch = store.watch(Range::prefix(""), Revision(seen + 1)).await.unwrap();
+            }
+            Err(error) => panic!("after {seen}: {error}"),
+        }
+    }
+    tasks.join().await;
+}
+
 #[tokio::test]
 async fn the_log_stays_bounded_and_the_latest_values_stay() {
     let folder = tempfile::tempdir().unwrap();

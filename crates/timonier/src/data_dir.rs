@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
+/// The datastore's file.
+pub(crate) const DATASTORE: &str = "datastore.redb";
+
 /// Everything that the cluster makes in its data directory, but for the lock.
 pub(crate) const CONTENT: &[&str] = &[
     "datastore.redb",
@@ -121,6 +124,11 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// A new file that only root can read.
+pub(crate) fn open_private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
 }
 
 /// Writes a file that only root can read, whole or not at all, and on disk when this returns.

@@ -5,6 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+/// Lets this process open as many files as it may: each connection is one, and the usual soft limit is 1,024.
+pub(crate) fn raise_file_limit() -> Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")
+}
+
 /// Enough for a start and some work; with less, the first image import would fail half-way.
 const FREE_BYTES_MIN: u64 = 64 << 20;
 

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use store::{
-    Batch, Event, KeyValue, Precondition, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, Watch,
-    Write,
+    Batch, Event, Export, KeyValue, Precondition, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome,
+    Watch, Write,
 };
 
 use super::EncryptionKeys;
@@ -156,6 +156,15 @@ impl Store for SealedStore {
 
     fn committed(&self) -> Revision {
         self.below.committed()
+    }
+
+    /// As it lies below: what is encrypted in the datastore is encrypted in a backup.
+    fn export(&self) -> BoxFuture<'_, Result<Export, StoreError>> {
+        self.below.export()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.below.failure()
     }
 
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -6,7 +6,7 @@ use api::storage_key;
 use base::metrics::{Counters, Histograms};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use store::{Precondition, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, Watch, Write};
+use store::{Export, Precondition, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, Watch, Write};
 use tokio::time::Instant;
 
 pub(super) static SECONDS: Histograms<3> = Histograms::histograms(
@@ -60,6 +60,10 @@ impl Store for Measured {
 
     fn committed(&self) -> Revision {
         self.0.committed()
+    }
+
+    fn export(&self) -> BoxFuture<'_, Result<Export, StoreError>> {
+        self.0.export()
     }
 
     fn failure(&self) -> Option<String> {

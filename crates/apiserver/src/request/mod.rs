@@ -334,6 +334,9 @@ async fn other_path(server: &Arc<Server>, parts: &Parts, path: &str, query: &Que
     if !matches!(parts.method, http::Method::GET | http::Method::HEAD) {
         return Err(no_such_path());
     }
+    if path == crate::backup::PATH {
+        return crate::backup::answer(server).await;
+    }
     if path == "/metrics" {
         return Ok(metrics::answer(server));
     }

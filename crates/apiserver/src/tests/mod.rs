@@ -8,6 +8,7 @@ mod certificates;
 mod encryption;
 mod eviction;
 mod forwarding;
+mod hostile;
 mod listener;
 mod operations;
 mod watches;
@@ -33,6 +34,7 @@ pub(crate) struct Cluster {
     pub(crate) server: Arc<Server>,
     pub(crate) stop: Stop,
     pub(crate) pki: Pki,
+    clock: Arc<FakeClock>,
     transport: Arc<dyn Transport>,
 }
 
@@ -99,18 +101,22 @@ impl Cluster {
     }
 
     pub(crate) async fn audited(audit: AuditConfig) -> Self {
-        Self::with(Arc::new(MemoryStore::default()), Some(audit)).await
+        Self::with(Arc::new(MemoryStore::default()), Some(audit), Limits::default()).await
     }
 
     pub(crate) async fn over(store: Arc<dyn store::Store>) -> Self {
-        Self::with(store, None).await
+        Self::with(store, None, Limits::default()).await
     }
 
-    async fn with(store: Arc<dyn store::Store>, audit: Option<AuditConfig>) -> Self {
-        let (pki, stop) = (Pki::new(), Stop::new());
+    pub(crate) async fn limited(store: Arc<dyn store::Store>, limits: Limits) -> Self {
+        Self::with(store, None, limits).await
+    }
+
+    async fn with(store: Arc<dyn store::Store>, audit: Option<AuditConfig>, limits: Limits) -> Self {
+        let (pki, stop, clock) = (Pki::new(), Stop::new(), Arc::new(FakeClock::default()));
         let config = Config {
             store,
-            clock: Arc::new(FakeClock::default()),
+            clock: clock.clone(),
             random: Random::from_seed(7),
             tls: pki.server.clone(),
             ca_pem: pki.ca_pem.clone().into(),
@@ -129,12 +135,12 @@ impl Cluster {
             static_tokens: Default::default(),
             audit,
             encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
-            limits: Limits::default(),
+            limits,
             metrics: Vec::new(),
         };
         let server = Server::start(config, Tasks::new("apiserver"), stop.clone()).await.unwrap();
         let transport = server.transport(UserInfo::new("admin", &["system:masters"]));
-        let cluster = Self { server, stop, pki, transport };
+        let cluster = Self { server, stop, pki, clock, transport };
         // A controller gives every namespace the account that its pods run as.
         for namespace in ["default", "kube-public"] {
             let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
@@ -148,6 +154,12 @@ impl Cluster {
     /// Has the store give up what was up to a revision.
     pub(crate) async fn forget(&self, revision: u64) {
         self.server.config.store.compact(store::Revision(revision + 1)).await.unwrap();
+    }
+
+    /// Lets time pass, on the wall and for timers, which the test has paused.
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        tokio::time::advance(time).await;
     }
 
     pub(crate) async fn send(&self, request: Request<Bytes>) -> http::Response<Body> {

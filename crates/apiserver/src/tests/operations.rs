@@ -1,5 +1,7 @@
 //! What operators see: metrics and health.
 
+use std::time::Duration;
+
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
@@ -122,4 +124,47 @@ async fn answers_name_the_flow_schema_and_the_priority_level() {
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(answer.headers()["x-kubernetes-pf-flowschema-uid"], schema);
     assert_eq!(answer.headers()["x-kubernetes-pf-prioritylevel-uid"], level);
+}
+
+fn event(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": "default"},
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}, "reason": "Test", "message": "m",
+        "type": "Normal", "source": {"component": "test"}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_go_an_hour_after_they_were_last_written() {
+    let cluster = Cluster::start().await;
+    let events = "/api/v1/namespaces/default/events";
+    for name in ["first", "second", "updated"] {
+        cluster.post(events, event(name)).await;
+    }
+    let mut watch = cluster.watch(&format!("{events}?watch=1&timeoutSeconds=100000")).await;
+    for name in ["first", "second", "updated"] {
+        assert_eq!(watch.short().await, format!("ADDED {name}"));
+    }
+    cluster.pass(Duration::from_secs(1800)).await;
+    cluster.call(Method::PATCH, &format!("{events}/updated"), &json!({"count": 2})).await;
+    assert_eq!(watch.short().await, "MODIFIED updated");
+    let before = cluster.server.caches().applied();
+    cluster.pass(Duration::from_secs(1801)).await;
+    assert_eq!(watch.short().await, "DELETED first");
+    assert_eq!(watch.short().await, "DELETED second");
+    assert_eq!(cluster.server.caches().applied(), before + 1, "they went in one write");
+    cluster.pass(Duration::from_secs(1800)).await;
+    assert_eq!(watch.short().await, "DELETED updated");
+}
+
+#[tokio::test]
+async fn a_backup_is_for_administrators_and_whole() {
+    let cluster = Cluster::start().await;
+    cluster.post(CONFIG_MAPS, config_map("kept", json!({"k": "v"}))).await;
+    let request = || Request::get("/datastore/backup").body(bytes::Bytes::new()).unwrap();
+    let answer = cluster.send(request()).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let bytes = read(answer.into_body()).await;
+    let items: Vec<_> = store::backup::Reader::open(&bytes[..]).unwrap().map(Result::unwrap).collect();
+    assert!(items.iter().any(|item| item.key == "/registry/core/configmaps/default/kept"));
+    let someone = cluster.server.transport(crate::authentication::UserInfo::new("jane", &[]));
+    assert_eq!(someone.send(request()).await.unwrap().status(), StatusCode::FORBIDDEN);
 }

@@ -8,6 +8,8 @@
 mod change;
 mod frame;
 mod history;
+#[cfg(test)]
+mod model;
 mod recall;
 mod resource_cache;
 mod watchers;

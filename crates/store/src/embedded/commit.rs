@@ -70,7 +70,7 @@ struct Pending {
 }
 
 /// The tables of one write transaction.
-struct Tables<'a> {
+pub(super) struct Tables<'a> {
     log: Table<'a, [u8; 12], &'static [u8]>,
     latest: Table<'a, &'static [u8], &'static [u8]>,
     replaced: Table<'a, &'static [u8], &'static [u8]>,
@@ -336,7 +336,7 @@ fn size(txn: &Txn) -> usize {
 }
 
 impl<'a> Tables<'a> {
-    fn open(transaction: &'a WriteTransaction) -> Result<Self, Failure> {
+    pub(super) fn open(transaction: &'a WriteTransaction) -> Result<Self, Failure> {
         Ok(Self {
             log: transaction.open_table(LOG)?,
             latest: transaction.open_table(LATEST)?,
@@ -357,7 +357,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Writes an event to the log and the latest values; gives its size in the log.
-    fn write_event(&mut self, event: &Event, position: u32) -> Result<u64, Failure> {
+    pub(super) fn write_event(&mut self, event: &Event, position: u32) -> Result<u64, Failure> {
         let key = record::log_key(event.revision().0, position);
         let logged = record::encode_event(&key, event);
         self.log.insert(key, &logged[..])?;
@@ -401,7 +401,7 @@ impl<'a> Tables<'a> {
 }
 
 /// Fills a new database.
-fn prepare(database: &Database) -> Result<(), Failure> {
+pub(super) fn prepare(database: &Database) -> Result<(), Failure> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
     Tables::open(&transaction)?;

@@ -7,10 +7,15 @@
 //! Any failed write or fsync but a full disk stops the store for good, because the kernel may have dropped what it could
 //! not write. A full disk refuses the transactions at hand; the next ones try again.
 
+mod check;
 mod commit;
 mod file;
 mod read;
 mod record;
+mod restore;
+
+pub use check::{Report, check};
+pub use restore::{RestoreError, Restored, restore};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +31,7 @@ use self::commit::{Command, Committer};
 use self::file::{Failure, FirstError, OpenFile};
 use self::read::Catchup;
 use crate::live::Hub;
-use crate::{Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, Watch};
+use crate::{Export, Range, RangeResult, Revision, Store, StoreError, Txn, TxnOutcome, Watch};
 
 /// How much an embedded store holds and how much may wait.
 #[derive(Debug, Clone)]
@@ -112,7 +117,9 @@ impl Store for EmbeddedStore {
 
     fn watch(&self, range: Range, from: Revision) -> BoxFuture<'_, Result<Watch, StoreError>> {
         let from = Revision(from.0.max(1));
-        let (first, next) = (Revision(self.shared.first.load(Ordering::Acquire)), self.committed().0 + 1);
+        // What a watcher was given may be ahead of `committed` for a moment, and it may come back from there.
+        let known = self.committed().max(self.shared.hub.published());
+        let (first, next) = (Revision(self.shared.first.load(Ordering::Acquire)), known.0 + 1);
         if from < first || from.0 > next {
             let error = StoreError::NotRetained { asked: from, retained: first..=self.committed() };
             return futures::future::ready(Err(error)).boxed();
@@ -124,6 +131,10 @@ impl Store for EmbeddedStore {
 
     fn committed(&self) -> Revision {
         Revision(self.shared.committed.load(Ordering::Acquire))
+    }
+
+    fn export(&self) -> BoxFuture<'_, Result<Export, StoreError>> {
+        read::export(self.shared.clone()).boxed()
     }
 
     fn failure(&self) -> Option<String> {

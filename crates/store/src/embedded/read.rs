@@ -4,17 +4,21 @@
 //! redb from reusing pages and let the file grow.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use redb::{ReadTransaction, TableDefinition};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::file::Failure;
 use super::record::{self, BadRecord, Head, LATEST, LOG, META, META_HEAD, REPLACED};
 use crate::live::Subscription;
-use crate::{Batch, Event, KeyValue, Range, RangeResult, Revision, StoreError};
+use crate::{Batch, Event, Export, KeyValue, Range, RangeResult, Revision, StoreError};
 
 /// Events that one piece of a replay reads.
 const PIECE_EVENTS_MAX: usize = 512;
@@ -22,6 +26,9 @@ const PIECE_EVENTS_MAX: usize = 512;
 const PIECE_BYTES_MAX: usize = 1 << 20;
 /// A watcher joins the live batches when it is no more than so many revisions behind: the queue fills while it reads them.
 const JOIN_WITHIN: u64 = 256;
+
+/// How long a backup may take. While it does, the pages that it reads are not reused and the file grows.
+const EXPORT_MAX: Duration = Duration::from_secs(600);
 
 /// A record whose bytes the disk changed.
 pub(super) fn bad_record(table: &str) -> Failure {
@@ -101,6 +108,21 @@ impl<'a> Snapshot<'a> {
         Ok(())
     }
 
+    /// The next items from `range`'s start on, and where the piece after them begins.
+    fn export_piece(&self, range: &Range) -> Result<(Vec<KeyValue>, Option<Bytes>), StoreError> {
+        let (mut items, mut bytes, mut next) = (Vec::new(), 0, None);
+        self.items(LATEST, range, |item| {
+            if bytes >= PIECE_BYTES_MAX {
+                next = Some(item.key);
+                return false;
+            }
+            bytes += item.key.len() + item.value.len();
+            items.push(item);
+            true
+        })?;
+        Ok((items, next))
+    }
+
     /// The items as of an earlier revision: what was written before the first retained revision, overlaid with the log.
     fn items_at(&self, range: &Range, head: Head, at: u64) -> Result<Vec<KeyValue>, StoreError> {
         let mut items: BTreeMap<Bytes, KeyValue> = BTreeMap::new();
@@ -168,6 +190,36 @@ impl<'a> Snapshot<'a> {
         })?;
         Ok((batches, next))
     }
+}
+
+/// All latest values as of now. The snapshot is held until the stream ends, and for no longer than [`EXPORT_MAX`].
+pub(super) async fn export(shared: Arc<Shared>) -> Result<Export, StoreError> {
+    let until = Instant::now() + EXPORT_MAX;
+    let opened = shared.clone();
+    let begun = tokio::task::spawn_blocking(move || {
+        let (transaction, _) = opened.begin_read()?;
+        let head = Snapshot::new(&transaction, &opened.path).head()?;
+        Ok((transaction, head))
+    });
+    let (transaction, head) = begun.await.unwrap_or_else(|error| Err(super::panicked(&shared.path, &error)))?;
+    let state = Some((shared, Arc::new(transaction), Some(Bytes::new())));
+    let pieces = stream::unfold(state, move |state| async move {
+        let (shared, transaction, from) = state?;
+        let range = Range { start: from?, end: Bytes::new(), limit: 0, at: None };
+        if Instant::now() > until {
+            return Some((
+                Err(Failure::Io("finish a backup in time", ErrorKind::TimedOut.into()).at(&shared.path)),
+                None,
+            ));
+        }
+        let (path, snapshot) = (shared.path.clone(), transaction.clone());
+        let read = tokio::task::spawn_blocking(move || Snapshot::new(&snapshot, &path).export_piece(&range));
+        match read.await.unwrap_or_else(|error| Err(super::panicked(&shared.path, &error))) {
+            Ok((items, next)) => Some((Ok(items), Some((shared, transaction, next)))),
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    Ok(Export { revision: Revision(head.committed), pieces: pieces.boxed() })
 }
 
 /// A watcher on its way: first the log, then the live batches.

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use options::Options;
 
-use crate::data_dir::{DataDir, create_private};
+use crate::data_dir::{DATASTORE, DataDir, create_private};
 use crate::pki::{self, Leaf, Pki, Purpose};
 use crate::{kubeconfig, preflight};
 
@@ -53,6 +53,7 @@ pub(crate) fn run(
 ) -> Result<()> {
     data.create()?;
     preflight::check_disk(data.root())?;
+    preflight::raise_file_limit()?;
     let _lock = data.lock()?;
     let api_listener = preflight::listen(options.api_port, "--api-port")?;
     let kubelet_listener = preflight::listen(options.kubelet_port, "--kubelet-port")?;
@@ -106,7 +107,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
     let node_name = options.node_name()?;
     let node_ip = node_ip(net.as_ref(), options).await?;
     let pki = Pki::open(data.path("pki"), clock.clone())?;
-    let store = EmbeddedStore::open(data.path("datastore.redb"), store::embedded::Options::default())
+    let store = EmbeddedStore::open(data.path(DATASTORE), store::embedded::Options::default())
         .context("cannot open the datastore")?;
     let (tasks, stop, random) = (Tasks::new("timonier"), Stop::new(), Random::from_os());
 

@@ -1,5 +1,6 @@
 //! The command line: one file a verb, one line in the list.
 
+mod datastore;
 mod down;
 mod encryption;
 mod image;
@@ -41,6 +42,8 @@ enum Command {
     Image(image::Image),
     /// Ask the scheduler why it does what it does.
     Scheduler(scheduler::Scheduler),
+    /// Back up, restore and check the datastore.
+    Datastore(datastore::Datastore),
     /// Remove everything that Timonier made on this machine, data included.
     Reset(reset::Reset),
 }
@@ -69,6 +72,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Encryption(encryption) => encryption.run(),
         Command::Image(image) => image.run(),
         Command::Scheduler(scheduler) => scheduler.run(),
+        Command::Datastore(datastore) => datastore.run(),
         Command::Reset(reset) => reset.run(),
     }
 }
