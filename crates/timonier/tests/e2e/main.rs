@@ -1,7 +1,7 @@
 //! End to end: the real binary, real containers, real network namespaces, a real `kubectl`.
 //!
 //! Every test makes a network namespace and a data directory of its own and removes both, also when it fails. Needs root,
-//! `ip`, `nsenter`, `nft`, a static busybox and `kubectl` 1.30 or newer: `cargo xtask test` installs them.
+//! `ip`, `nsenter`, `nft`, a static busybox, the Python client and `kubectl` 1.30 or newer: `cargo xtask test` installs them.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -10,6 +10,7 @@
 )]
 
 mod application;
+mod clients;
 mod crash;
 mod errors;
 mod policy;
