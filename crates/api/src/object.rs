@@ -18,6 +18,10 @@ use serde_json::value::RawValue;
 use crate::schema::TypeRef;
 use crate::{Resource, protobuf};
 
+mod tree;
+
+pub use tree::Tree;
+
 /// Namespace (empty for cluster scope) and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -182,6 +186,12 @@ impl Object {
     pub fn to_value(&self) -> Value {
         serde_json::from_slice(self.json()).expect("the bytes were parsed when the object was indexed")
     }
+
+    /// The whole object as a tree but for its `metadata.managedFields`, which come beside it as they are encoded: as a tree they
+    /// would take more time and memory than all the rest, and only one step of a write looks into them.
+    pub fn to_tree(&self) -> Tree {
+        tree::read(self.json()).expect("the bytes were parsed when the object was indexed")
+    }
 }
 
 /// The JSON of an object's `metadata`, a slice of its bytes; `{}` where there is none.
@@ -200,6 +210,11 @@ const METADATA: &[u8] = b"\"metadata\":{";
 /// Encodes an object for the store: `apiVersion`, `kind` and `metadata` first, and no resource version, which the store
 /// gives at commit and [`with_revision`] puts in. The object must have a non-empty `metadata` without one.
 pub fn encode(object: &Value) -> Vec<u8> {
+    encode_managed(object, b"")
+}
+
+/// [`encode`] with encoded `metadata.managedFields` put in; empty where there are none.
+pub fn encode_managed(object: &Value, managed_fields: &[u8]) -> Vec<u8> {
     const FIRST: [&str; 3] = ["apiVersion", "kind", "metadata"];
     let mut json = Vec::with_capacity(1024);
     json.push(b'{');
@@ -214,6 +229,12 @@ pub fn encode(object: &Value) -> Vec<u8> {
         let written = serde_json::to_writer(&mut json, name);
         json.push(b':');
         written.and_then(|()| serde_json::to_writer(&mut json, value)).expect("writing JSON to memory does not fail");
+        if name == "metadata" && !managed_fields.is_empty() && json.ends_with(b"}") {
+            json.pop();
+            json.extend_from_slice(if json.ends_with(b"{") { b"\"managedFields\":" } else { b",\"managedFields\":" });
+            json.extend_from_slice(managed_fields);
+            json.push(b'}');
+        }
     }
     json.push(b'}');
     json

@@ -121,9 +121,9 @@ pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> ApiErr
     invalid_kind(&resource.group, &resource.kind, name, errors)
 }
 
-/// Like [`invalid`], of the options of a list or a watch.
-pub fn invalid_options(errors: &[FieldError]) -> ApiError {
-    invalid_kind("meta.k8s.io", "ListOptions", "", errors)
+/// Why the options of a request, such as `PatchOptions`, are refused.
+pub fn invalid_options(kind: &str, errors: &[FieldError]) -> ApiError {
+    invalid_kind("meta.k8s.io", kind, "", errors)
 }
 
 fn invalid_kind(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> ApiError {

@@ -13,6 +13,7 @@ pub mod last_applied;
 pub mod managers;
 pub mod merge;
 pub mod path;
+pub mod scale;
 pub mod schema;
 pub mod set;
 pub mod tracker;

@@ -93,3 +93,18 @@ fn every_resource_indexes_an_empty_object() {
         }
     }
 }
+
+#[test]
+fn managed_fields_are_read_and_written_apart() {
+    let whole = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"managedFields": "x"},
+        "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]}, "spec": {"managedFields": 1}});
+    let tree = parse(PODS, &whole).to_tree();
+    let mut rest = whole.clone();
+    rest["metadata"].as_object_mut().unwrap().shift_remove("managedFields");
+    assert_eq!(tree.object, rest);
+    let managed_fields = tree.managed_fields.unwrap();
+    assert_eq!(managed_fields.get(), whole["metadata"]["managedFields"].to_string());
+    let encoded = encode_managed(&tree.object, managed_fields.get().as_bytes());
+    assert_eq!(String::from_utf8(encoded).unwrap(), whole.to_string());
+    assert!(parse(PODS, &rest).to_tree().managed_fields.is_none());
+}

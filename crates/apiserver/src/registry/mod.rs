@@ -37,6 +37,7 @@ use api::{ApiError, Key, Resource, resources};
 use base::Random;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use machinery::apply::Versions;
 use serde_json::Value;
 
 use crate::authentication::{self, UserInfo, token_request};
@@ -235,6 +236,21 @@ pub trait Strategy: Send + Sync + 'static {
     /// All that is wrong with a name. Most resources take DNS subdomains.
     fn name_errors(&self, name: &str) -> Vec<String> {
         machinery::names::dns1123_subdomain(name)
+    }
+
+    /// What a write to `subresource` (empty: the object itself) cannot change, since [`prepare_for_update`](Self::prepare_for_update)
+    /// and the like set it back: a field with all below it. Nobody comes to own it by such a write.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["status"]],
+            "status" => &[&["spec"]],
+            _ => &[],
+        }
+    }
+
+    /// The schemas by which fields are owned, one a version; `None` for built-in types, whose schemas are a table.
+    fn versions(&self) -> Option<&dyn Versions> {
+        None
     }
 
     /// Whether PUT of an absent name creates the object.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use api::object::Tree;
 use api::{ApiError, Key, resources};
 use serde_json::{Value, json};
 
+use super::managed::Owners;
 use super::metadata;
 use crate::Server;
 use crate::registry::Context;
-use crate::request::write::modify;
+use crate::request::write::{Changed, modify};
 use crate::server::Served;
 
 /// Binds the pod that `key` names.
@@ -21,7 +23,8 @@ pub async fn bind(server: &Arc<Server>, context: &Context<'_>, key: &Key, bindin
         let error = crate::invalid::FieldError::required("target.name", "");
         return Err(crate::invalid::invalid(resources::BINDINGS, &key.name, &[error]));
     }
-    let change = |pod: &Value| {
+    let change = |pod: &Tree| {
+        let pod = &pod.object;
         if !pod["metadata"]["deletionTimestamp"].is_null() {
             return Err(conflict(format!("pod {} is being deleted, cannot be assigned to a host", key.name)));
         }
@@ -45,7 +48,7 @@ pub async fn bind(server: &Arc<Server>, context: &Context<'_>, key: &Key, bindin
             pod["metadata"]["annotations"][name] = value.clone();
         }
         set_scheduled(&mut pod, &metadata::time(context.now));
-        Ok(pod)
+        Ok(Changed { object: pod, owners: Owners::Untouched })
     };
     let served = server.find("", "v1", "pods").expect("pods are in the resource table");
     let call = super::Call::internal(server, served, context.user, &key, "binding");
@@ -91,7 +94,9 @@ impl super::Call {
             user: Arc::new(user.clone()),
             verb: "patch",
             query: super::query::Query::default(),
-            headers: http::HeaderMap::new(),
+            headers: [(http::header::USER_AGENT, http::HeaderValue::from_static("kube-apiserver"))]
+                .into_iter()
+                .collect(),
             form: super::negotiate::Form::default(),
             notes: Arc::default(),
         }

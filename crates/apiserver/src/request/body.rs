@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use api::schema::Strictness;
 use api::{ApiError, Reason};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
+use serde_saphyr::DuplicateKeyPolicy;
 
 use super::negotiate::BodyKind;
 
@@ -80,6 +82,37 @@ pub fn yaml(body: &[u8]) -> Result<Value, ApiError> {
         std::str::from_utf8(body).map_err(|_| ApiError::new(Reason::BadRequest, "the YAML body is not UTF-8"))?;
     serde_saphyr::from_str(text)
         .map_err(|error| ApiError::new(Reason::BadRequest, format!("the body of the request is not YAML: {error}")))
+}
+
+/// Decodes YAML in which keys may be given twice: the last one holds, and the client is warned or refused.
+pub fn yaml_with_duplicates(body: &[u8], strictness: Strictness) -> Result<(Value, Vec<String>), ApiError> {
+    let refuse = |why: String| ApiError::new(Reason::BadRequest, why);
+    let text = std::str::from_utf8(body).map_err(|_| refuse("error decoding YAML: not UTF-8".to_owned()))?;
+    let strict = match serde_saphyr::from_str(text) {
+        Ok(value) => return Ok((value, Vec::new())),
+        Err(error) => error,
+    };
+    let Some(twice) = given_twice(&strict) else { return Err(refuse(format!("error decoding YAML: {strict}"))) };
+    let complaint = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {twice}");
+    if strictness == Strictness::Strict {
+        return Err(refuse(format!("error strict decoding YAML: {complaint}")));
+    }
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+    let value = serde_saphyr::from_str_with_options(text, options);
+    let value = value.map_err(|error| refuse(format!("error decoding YAML: {error}")))?;
+    Ok((value, if strictness == Strictness::Warn { vec![complaint] } else { Vec::new() }))
+}
+
+/// `line 3: key "a" already set in map`
+fn given_twice(error: &serde_saphyr::Error) -> Option<String> {
+    match error {
+        serde_saphyr::Error::WithSnippet { error, .. } => given_twice(error),
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+            let key = key.as_deref().unwrap_or_default();
+            Some(format!("line {}: key {key:?} already set in map", location.line()))
+        }
+        _ => None,
+    }
 }
 
 /// Decodes Kubernetes' protobuf form.

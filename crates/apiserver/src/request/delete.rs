@@ -3,6 +3,7 @@
 //! A deleted object that something holds back keeps a deletion mark. Pods are given time to end, other objects none. How
 //! dependents are treated is written down as a finalizer, which the garbage collector acts on.
 
+use api::object::Tree;
 use api::{ApiError, Key, Object, Reason, storage_key};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -18,6 +19,7 @@ use super::write::{attempt, commit, encode_stored, from_stored_bytes, mutate, va
 use super::{Call, body, metadata, selectors};
 use crate::admission::Operation;
 use crate::conversion;
+use crate::invalid::invalid_options;
 use crate::registry::Context;
 
 /// How many objects of a collection are deleted at the same time.
@@ -105,7 +107,9 @@ fn precondition_version(given: &Value) -> Result<Option<u64>, ApiError> {
 
 fn is_dry_run(given: &Value, query: &Query) -> Result<bool, ApiError> {
     let in_body = given["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    dry_run(in_body.chain(query.all("dryRun").filter(|value| !value.is_empty())))
+    let mut errors = Vec::new();
+    let dry_run = dry_run(in_body.chain(query.all("dryRun")), &mut errors);
+    if errors.is_empty() { Ok(dry_run) } else { Err(invalid_options("DeleteOptions", &errors)) }
 }
 
 /// How a deletion ended.
@@ -200,7 +204,9 @@ async fn delete_once(
 ) -> Result<Option<Deleted>, ApiError> {
     let resource = &*call.served.resource;
     check_preconditions(call, key, options, current)?;
-    let old = conversion::from_stored(&call.served, current.to_value());
+    let Tree { object, managed_fields } = current.to_tree();
+    let managed_fields = managed_fields.as_ref().map_or(&[][..], |raw| raw.get().as_bytes());
+    let old = conversion::from_stored(&call.served, object);
     let attempt = attempt(call, context, Operation::Delete, key, Some(&old));
     mutate(call, &attempt, &mut Value::Null).await?;
     validate(call, &attempt, &Value::Null).await?;
@@ -219,7 +225,7 @@ async fn delete_once(
             }
         }
         Plan::Mark(marked) => {
-            let stored = encode_stored(&call.served, marked);
+            let stored = encode_stored(&call.served, marked, managed_fields);
             if context.dry_run {
                 return from_stored_bytes(&call.served, &stored, Revision(current.revision()))
                     .map(|object| Some(Deleted::Marked(object)));

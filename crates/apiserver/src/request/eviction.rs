@@ -6,17 +6,19 @@
 
 use std::sync::Arc;
 
+use api::object::Tree;
 use api::{ApiError, Key, Object, Reason, resources};
 use machinery::labels::Selector;
 use serde_json::{Value, json};
 
 use super::delete::{Options, delete_object};
+use super::managed::Owners;
 use super::metadata;
 use super::query::Query;
 use crate::Server;
 use crate::registry::Context;
 use crate::request::Call;
-use crate::request::write::modify;
+use crate::request::write::{Changed, modify};
 
 /// A budget with more granted evictions than this, whose pods are still there, grants no more. Without a limit its object
 /// would grow with each eviction while the disruption controller is away.
@@ -122,7 +124,8 @@ impl Eviction<'_> {
         let served = self.server.find("policy", "v1", "poddisruptionbudgets");
         let served = served.expect("budgets are in the resource table");
         let call = Call::internal(self.server, served, self.context.user, budget, "status");
-        let change = |old: &Value| taken(old, &budget.name, &pod.key().name, &metadata::time(self.context.now));
+        let now = metadata::time(self.context.now);
+        let change = |old: &Tree| taken(&old.object, &budget.name, &pod.key().name, &now).map(Changed::from);
         modify(&call, self.context, budget, &change).await.map(drop)
     }
 
@@ -132,10 +135,12 @@ impl Eviction<'_> {
         let mut options = options.clone();
         if !self.context.dry_run {
             let call = Call::internal(self.server, served.clone(), self.context.user, self.key, "status");
-            let change = |old: &Value| {
+            let change = |old: &Tree| {
+                let old = &old.object;
                 let version = metadata::text(old, "resourceVersion").parse().unwrap_or(0);
                 check_preconditions(self.key, &options, metadata::text(old, "uid"), version)?;
-                Ok(marked(old, &metadata::time(self.context.now)))
+                let object = marked(old, &metadata::time(self.context.now));
+                Ok(Changed { object, owners: Owners::Untouched })
             };
             let (pod, _) = modify(&call, self.context, self.key, &change).await?;
             // The version that the client meant is now the one that this just wrote.

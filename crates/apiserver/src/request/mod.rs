@@ -4,12 +4,14 @@
 //! a task of its own, so that it goes on when its client has gone: a client that times out may repeat it, but never leaves
 //! half of it.
 
+pub mod apply;
 pub mod binding;
 pub mod body;
 pub mod delete;
 pub mod eviction;
 pub mod info;
 pub mod list;
+pub mod managed;
 pub mod metadata;
 pub mod negotiate;
 pub mod notes;

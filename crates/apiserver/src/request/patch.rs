@@ -1,7 +1,8 @@
-//! `patch`: JSON patch, merge patch, strategic merge patch.
+//! `patch`: JSON patch, merge patch, strategic merge patch; server-side apply is next door, in [`super::apply`].
 //!
 //! A patch that names no resource version is applied again to the newer object when somebody else was first.
 
+use api::object::Tree;
 use api::{ApiError, Reason};
 use bytes::Bytes;
 use http::StatusCode;
@@ -9,25 +10,27 @@ use machinery::patch::PatchError;
 use machinery::strategic;
 use serde_json::Value;
 
-use super::Call;
-use super::body;
 use super::negotiate::BodyKind;
 use super::query::WriteOptions;
 use super::respond::Answer;
 use super::write::{changed_answer, modify};
+use super::{Call, apply, body};
 use crate::fields;
 
 /// Answers `patch` of an object or a subresource.
 pub async fn patch(call: Call, body: Bytes) -> Result<Answer, ApiError> {
-    let options = WriteOptions::of(&call.query)?;
+    let options = WriteOptions::of(&call)?;
+    if BodyKind::of_patch(&call.headers)? == BodyKind::Apply {
+        return apply::answer(call, &options, &body).await;
+    }
     let patch = Patch::read(&call, &body)?;
     let context = call.context(options.dry_run);
     let warnings = std::sync::Mutex::new(Vec::new());
-    let change = |old: &Value| {
+    let change = |old: &Tree| {
         let patched = patch.apply(&call, old)?;
         let (new, found) = fields::read_tree(&call, options.strictness, &patched)?;
         *warnings.lock().expect("nobody panics while holding the warnings") = found;
-        Ok(new)
+        Ok(new.into())
     };
     let (changed, old) = modify(&call, &context, &call.key(), &change).await?;
     let warnings = warnings.into_inner().expect("nobody panics while holding the warnings");
@@ -43,17 +46,15 @@ pub struct Patch {
 impl Patch {
     /// Reads a patch of a kind that is served.
     pub fn read(call: &Call, body: &Bytes) -> Result<Self, ApiError> {
-        let kind = BodyKind::of_patch(&call.headers)?;
-        if kind == BodyKind::Apply {
-            let message = "server-side apply is not served yet: use a merge or strategic merge patch";
-            return Err(ApiError::new(Reason::UnsupportedMediaType, message));
-        }
-        Ok(Self { kind, patch: body::json(body)? })
+        Ok(Self { kind: BodyKind::of_patch(&call.headers)?, patch: body::json(body)? })
     }
 
     /// The patched tree.
-    pub fn apply(&self, call: &Call, old: &Value) -> Result<Value, ApiError> {
-        let mut new = old.clone();
+    pub fn apply(&self, call: &Call, old: &Tree) -> Result<Value, ApiError> {
+        let mut new = old.object.clone();
+        if let (true, Some(raw)) = (self.names_managed_fields(), &old.managed_fields) {
+            new["metadata"]["managedFields"] = body::json(raw.get().as_bytes())?;
+        }
         match self.kind {
             BodyKind::JsonPatch => {
                 machinery::patch::json(&mut new, &self.patch).map_err(|error| json_error(call, &error))?;
@@ -84,6 +85,18 @@ impl Patch {
                     && matches!(operation["op"].as_str(), Some("replace" | "add"))
             }),
             patch => patch.pointer("/metadata/resourceVersion").is_some_and(|version| !version.is_null()),
+        }
+    }
+
+    /// Whether the patch may look at or change managed fields.
+    fn names_managed_fields(&self) -> bool {
+        match &self.patch {
+            Value::Array(operations) => operations.iter().any(|operation| {
+                let touches =
+                    |path: &str| matches!(path, "" | "/metadata") || path.starts_with("/metadata/managedFields");
+                ["path", "from"].iter().any(|field| operation[*field].as_str().is_some_and(touches))
+            }),
+            patch => patch.pointer("/metadata/managedFields").is_some(),
         }
     }
 

@@ -6,6 +6,11 @@ use api::schema::Strictness;
 use api::{ApiError, Reason};
 use http::Uri;
 
+use super::Call;
+use super::managed::MANAGER_BYTES_MAX;
+use super::negotiate::BodyKind;
+use crate::invalid::{FieldError, FieldErrorKind, invalid_options};
+
 /// Decoded pairs in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query(Vec<(String, String)>);
@@ -102,29 +107,62 @@ pub struct WriteOptions {
 
 impl WriteOptions {
     /// Reads a write's query.
-    pub fn of(query: &Query) -> Result<Self, ApiError> {
-        let dry_run = dry_run(query.all("dryRun").filter(|value| !value.is_empty()))?;
+    pub fn of(call: &Call) -> Result<Self, ApiError> {
+        let query = &call.query;
+        let kind = match call.verb {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            _ => "UpdateOptions",
+        };
+        let mut errors = Vec::new();
+        if call.verb == "patch" {
+            errors.extend(apply_error(call));
+        }
+        errors.extend(query.get("fieldManager").into_iter().flat_map(manager_errors));
+        let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let given = query.get("fieldValidation");
-        let strictness = Strictness::parse(given).ok_or_else(|| {
-            let given = given.unwrap_or_default();
-            let message = format!(
-                "fieldValidation: Unsupported value: {given:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            );
-            ApiError::new(Reason::Invalid, message)
-        })?;
-        Ok(Self { dry_run, strictness })
+        let strictness = Strictness::parse(given);
+        if strictness.is_none() {
+            let given = given.unwrap_or_default().into();
+            errors.push(FieldError::not_supported("fieldValidation", &given, &["Ignore", "Strict", "Warn"]));
+        }
+        match strictness {
+            Some(strictness) if errors.is_empty() => Ok(Self { dry_run, strictness }),
+            _ => Err(invalid_options(kind, &errors)),
+        }
     }
 }
 
-/// Whether values of `dryRun` ask for one; the only one there is is `All`.
-pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, ApiError> {
-    let mut asked = false;
-    for value in values {
-        if value != "All" {
-            let message = format!("dryRun: Unsupported value: {value:?}: supported values: \"All\"");
-            return Err(ApiError::new(Reason::Invalid, message));
-        }
-        asked = true;
+/// `force` and a required manager are server-side apply's alone.
+fn apply_error(call: &Call) -> Option<FieldError> {
+    let is_apply = BodyKind::of_patch(&call.headers).is_ok_and(|kind| kind == BodyKind::Apply);
+    if is_apply {
+        let named = call.query.get("fieldManager").is_some();
+        return (!named).then(|| FieldError::required("fieldManager", "is required for apply patch"));
     }
-    Ok(asked)
+    let forced = call.query.get("force").is_some();
+    forced.then(|| FieldError::forbidden("force", "may not be specified for non-apply patch"))
+}
+
+fn manager_errors(name: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if name.len() > MANAGER_BYTES_MAX {
+        errors.push(FieldError::too_long("fieldManager", MANAGER_BYTES_MAX));
+    }
+    for (at, c) in name.char_indices().filter(|(_, c)| c.is_control()) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        errors.push(FieldError::invalid("fieldManager", &name.into(), &why));
+    }
+    errors
+}
+
+/// Whether values of `dryRun` ask for one; the only one there is is `All`.
+pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldError>) -> bool {
+    let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+    if values.iter().any(|value| *value != "All") {
+        let given: Vec<_> = values.iter().map(|value| format!("{value:?}")).collect();
+        let detail = format!("[]string{{{}}}: supported values: \"All\"", given.join(", "));
+        errors.push(FieldError { kind: FieldErrorKind::NotSupported, field: "dryRun".to_owned(), detail });
+    }
+    !values.is_empty()
 }

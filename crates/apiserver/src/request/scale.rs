@@ -1,17 +1,23 @@
 //! `/scale`: how many replicas a workload wants, in the one shape that autoscalers know.
 
+use api::object::Tree;
 use api::{ApiError, Object, Reason};
 use bytes::Bytes;
 use http::StatusCode;
+use machinery::apply::path::Step;
+use machinery::apply::{Managers, Tracker, Writer, scale};
 use serde_json::{Value, json};
 
+use super::apply::{self, Configuration};
 use super::body::decode;
 use super::negotiate::{BodyKind, View};
 use super::patch::Patch;
 use super::query::WriteOptions;
 use super::respond::{self, Answer};
-use super::{Call, metadata, read, write};
+use super::write::Changed;
+use super::{Call, managed, metadata, read, write};
 use crate::invalid::{FieldError, invalid};
+use crate::registry::Context;
 use crate::table;
 
 /// Answers `get`.
@@ -22,21 +28,29 @@ pub async fn get(call: Call) -> Result<Answer, ApiError> {
 
 /// Answers `update` and `patch`: only `spec.replicas` is taken over.
 pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
-    let options = WriteOptions::of(&call.query)?;
-    let given = match call.verb {
-        "update" => Given::Scale(decode(BodyKind::of_object(&call.headers)?, &body)?),
+    let options = WriteOptions::of(&call)?;
+    let given = match (call.verb, BodyKind::of_patch(&call.headers)) {
+        ("update", _) => Given::Scale(decode(BodyKind::of_object(&call.headers)?, &body)?),
+        (_, Ok(BodyKind::Apply)) => Given::Configuration(Configuration::read(&call, &options, &body)?),
         _ => Given::Patch(Patch::read(&call, &body)?),
     };
     // The workload itself is what is written: its own rules hold, and its generation counts.
     call.target.subresource.clear();
     let context = call.context(options.dry_run);
     let key = call.key();
-    let change = |old: &Value| {
-        let before = scale_of(old);
-        let after = match &given {
-            Given::Scale(scale) => scale.clone(),
-            Given::Patch(patch) => patch.apply(&call, &before)?,
+    let change = |old: &Tree| {
+        let before = scale_of(&old.object);
+        let owners = Owners::new(&call, &context, old);
+        let (after, managers) = match &given {
+            Given::Scale(scale) => (scale.clone(), owners.updated(&before, scale)),
+            Given::Patch(patch) => {
+                let after = patch.apply(&call, &Tree { object: before.clone(), managed_fields: None })?;
+                let managers = owners.updated(&before, &after);
+                (after, managers)
+            }
+            Given::Configuration(configuration) => owners.applied(&before, configuration)?,
         };
+        let old = &old.object;
         let replicas = after["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
             let error = FieldError::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
@@ -57,7 +71,7 @@ pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
                 fields.insert(field.to_owned(), named.into());
             }
         }
-        Ok(new)
+        Ok(Changed { object: new, owners: managed::Owners::Are(managers) })
     };
     let (object, _) = write::modify(&call, &context, &key, &change).await?;
     Ok(answer(&call, &object))
@@ -66,6 +80,61 @@ pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
 enum Given {
     Scale(Value),
     Patch(Patch),
+    Configuration(Configuration),
+}
+
+/// Who owns the workload's fields, when its scale is written.
+struct Owners<'a> {
+    managers: Managers,
+    path: [Step; 2],
+    api_version: String,
+    name: String,
+    now: String,
+    old: &'a Tree,
+}
+
+impl<'a> Owners<'a> {
+    fn new(call: &Call, context: &Context<'_>, old: &'a Tree) -> Self {
+        Self {
+            managers: managed::of(Some(old)),
+            path: [Step::field("spec"), Step::field("replicas")],
+            api_version: call.served.resource.api_version(),
+            name: managed::manager(call),
+            now: metadata::time(context.now),
+            old,
+        }
+    }
+
+    fn tracker() -> Tracker<'static> {
+        let reset = &*managed::SCALE_RESET;
+        Tracker { versions: &managed::Scale, api_version: scale::API_VERSION, subresource: "scale", reset }
+    }
+
+    fn updated(&self, before: &Value, after: &Value) -> Managers {
+        let in_scale = scale::to_scale(&self.managers, &self.path);
+        let writer = Writer { name: &self.name, now: &self.now };
+        let mut after = after.clone();
+        metadata::fields(&mut after).shift_remove("managedFields");
+        self.of_workload(&Self::tracker().update(Some(before), &after, in_scale, writer))
+    }
+
+    fn applied(&self, before: &Value, configuration: &Configuration) -> Result<(Value, Managers), ApiError> {
+        configuration.check_kind(scale::API_VERSION, "Scale")?;
+        let in_scale = scale::to_scale(&apply::managers_of(Some(self.old))?, &self.path);
+        let writer = Writer { name: &self.name, now: &self.now };
+        let applied = Self::tracker()
+            .apply_for_users(Some(before), configuration.tree(), in_scale, writer, configuration.force())
+            .map_err(|error| apply::refused(&error))?;
+        let mut after = applied.object.unwrap_or_else(|| before.clone());
+        if metadata::text(configuration.tree(), "resourceVersion").is_empty() {
+            metadata::fields(&mut after).shift_remove("resourceVersion");
+        }
+        Ok((after, self.of_workload(&applied.managers)))
+    }
+
+    fn of_workload(&self, in_scale: &Managers) -> Managers {
+        scale::to_workload(&self.managers, in_scale, &self.path, &self.api_version)
+    }
 }
 
 fn answer(call: &Call, object: &Object) -> Answer {

@@ -4,6 +4,7 @@
 //! validating admission, store. A change is written only where the object is still the one that it was made from; where the
 //! writer did not say which that is, the change is made again from the newer one.
 
+use api::object::Tree;
 use api::{ApiError, EncodeError, Key, Object, Reason, Resource, storage_key};
 use bytes::Bytes;
 use http::StatusCode;
@@ -11,10 +12,11 @@ use serde_json::{Value, json};
 use store::{KeyValue, Precondition, Revision, Txn, TxnOutcome, Write};
 
 use super::body::{self, decode};
+use super::managed::{self, Owners};
 use super::negotiate::BodyKind;
 use super::query::WriteOptions;
 use super::respond::{self, Answer};
-use super::{CREATED, Call, metadata};
+use super::{CREATED, Call, apply, metadata};
 use crate::admission::{Attempt, Operation};
 use crate::invalid::{FieldError, invalid};
 use crate::registry::{Context, Reservation};
@@ -33,7 +35,7 @@ const NAMES_MAX: usize = 8;
 
 /// Answers `create`: of an object, or of something that is posted and answered.
 pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
-    let options = WriteOptions::of(&call.query)?;
+    let options = WriteOptions::of(&call)?;
     let context = call.context(options.dry_run);
     let subresource = &*call.target.subresource;
     if let Some(posted) = call.served.posted.iter().find(|posted| posted.subresource == subresource) {
@@ -50,7 +52,7 @@ pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
         ));
     }
     let (object, mut warnings) = decode_object(&call, &options, &body)?;
-    let created = create_object(&call, &context, object).await?;
+    let created = create_object(&call, &context, object.into()).await?;
     warnings.extend(call.served.strategy.warnings(&created.to_value(), None));
     let mut answer = respond::object(CREATED, call.form, &created, &call.served, context.now);
     respond::add_warnings(&mut answer, &warnings);
@@ -58,22 +60,22 @@ pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
 }
 
 /// Creates an object from a decoded body.
-pub async fn create_object(call: &Call, context: &Context<'_>, mut object: Value) -> Result<Object, ApiError> {
+pub async fn create_object(call: &Call, context: &Context<'_>, mut new: Changed) -> Result<Object, ApiError> {
     let resource = &*call.served.resource;
-    let key = place(call, &mut object)?;
-    if !metadata::text(&object, "resourceVersion").is_empty() {
+    let key = place(call, &mut new.object)?;
+    if !metadata::text(&new.object, "resourceVersion").is_empty() {
         return Err(ApiError::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"));
     }
-    let generated = metadata::is_generated(&object);
+    let generated = metadata::is_generated(&new.object);
     let attempts = if generated { NAMES_MAX } else { 1 };
     let mut refused = None;
     for _ in 0..attempts {
-        let mut object = object.clone();
+        let mut new = new.clone();
         if generated {
-            metadata::generate_name(context, &mut object);
+            metadata::generate_name(context, &mut new.object);
         }
-        let key = Key::new(key.namespace.clone(), metadata::text(&object, "name"));
-        match create_once(call, context, &key, object).await? {
+        let key = Key::new(key.namespace.clone(), metadata::text(&new.object, "name"));
+        match create_once(call, context, &key, new).await? {
             Ok(object) => return Ok(object),
             Err(()) => refused = Some(key),
         }
@@ -91,10 +93,12 @@ async fn create_once(
     call: &Call,
     context: &Context<'_>,
     key: &Key,
-    mut object: Value,
+    new: Changed,
 ) -> Result<Result<Object, ()>, ApiError> {
     let strategy = &*call.served.strategy;
+    let Changed { mut object, owners } = new;
     strategy.default(&mut object);
+    let owned = managed::after(call, context, None, &mut object, owners);
     let attempt = attempt(call, context, Operation::Create, key, None);
     mutate(call, &attempt, &mut object).await?;
     strategy.prepare_for_create(context, &mut object);
@@ -113,9 +117,10 @@ async fn create_once(
     if context.dry_run {
         let cache = call.cache().await?;
         call.server.caches.fresh().await;
-        return if cache.get(key).is_some() { Ok(Err(())) } else { parse(&call.served.resource, &object).map(Ok) };
+        let exists = cache.get(key).is_some();
+        return if exists { Ok(Err(())) } else { parse(&call.served.resource, &object, &owned.encoded).map(Ok) };
     }
-    let stored = encode_stored(&call.served, object);
+    let stored = encode_stored(&call.served, object, &owned.encoded);
     let precondition = Precondition::Absent(storage_key.clone());
     match commit(call, precondition, Write::Put(storage_key, stored.clone()), reservation).await? {
         TxnOutcome::Committed(revision) => from_stored_bytes(&call.served, &stored, revision).map(Ok),
@@ -125,11 +130,11 @@ async fn create_once(
 
 /// Answers `update` of an object or a subresource.
 pub async fn update(call: Call, body: Bytes) -> Result<Answer, ApiError> {
-    let options = WriteOptions::of(&call.query)?;
+    let options = WriteOptions::of(&call)?;
     let (mut object, warnings) = decode_object(&call, &options, &body)?;
     let context = call.context(options.dry_run);
     let key = place(&call, &mut object)?;
-    let change = |_: &Value| Ok(object.clone());
+    let change = |_: &Tree| Ok(object.clone().into());
     match modify(&call, &context, &key, &change).await {
         Ok((changed, old)) => Ok(changed_answer(&call, StatusCode::OK, &changed, old.as_ref(), warnings)),
         Err(error)
@@ -137,8 +142,9 @@ pub async fn update(call: Call, body: Bytes) -> Result<Answer, ApiError> {
                 && call.target.subresource.is_empty()
                 && call.served.strategy.allows_create_on_update() =>
         {
+            apply::may_create(&call)?;
             without_revision(&mut object)?;
-            let created = create_object(&call, &context, object).await?;
+            let created = create_object(&call, &context, object.into()).await?;
             Ok(changed_answer(&call, CREATED, &created, None, warnings))
         }
         Err(error) => Err(error),
@@ -173,7 +179,22 @@ pub fn changed_answer(
 }
 
 /// Makes the new object of the one that is there.
-pub type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
+pub type Change<'a> = &'a (dyn Fn(&Tree) -> Result<Changed, ApiError> + Send + Sync);
+
+/// An object as a write wants it.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    /// The object. Managed fields in it are what the client sent.
+    pub object: Value,
+    /// Who owns its fields afterwards.
+    pub owners: Owners,
+}
+
+impl From<Value> for Changed {
+    fn from(object: Value) -> Self {
+        Self { object, owners: Owners::Tracked }
+    }
+}
 
 /// Changes an object: `change` makes the new tree of the current one, again if somebody else was first, unless it names the
 /// resource version that it was made for. Gives the object as it is afterwards, and as it was when it was changed.
@@ -186,9 +207,10 @@ pub async fn modify(
     let resource = &*call.served.resource;
     let mut current = Current::of(call, key).await?;
     for _ in 0..ATTEMPTS_MAX {
-        let old = conversion::from_stored(&call.served, current.object.to_value());
+        let mut old = current.object.to_tree();
+        old.object = conversion::from_stored(&call.served, old.object);
         let new = change(&old)?;
-        let named = metadata::text(&new, "resourceVersion").to_owned();
+        let named = metadata::text(&new.object, "resourceVersion").to_owned();
         if let Err(error) = check_version(call, key, &named, &current) {
             // The cache may be behind the version that the writer has seen: look again when it is not.
             match current.refresh(call, key).await? {
@@ -271,14 +293,17 @@ async fn modify_once(
     context: &Context<'_>,
     key: &Key,
     current: &Current,
-    old: Value,
-    mut new: Value,
+    before: Tree,
+    new: Changed,
 ) -> Result<Step, ApiError> {
     let (resource, strategy) = (&*call.served.resource, &*call.served.strategy);
+    let Changed { object: mut new, owners } = new;
     let conditional = !matches!(metadata::text(&new, "resourceVersion"), "" | "0");
     body::drop_nulls(&mut new);
-    check_uid(resource, key, &new, &old)?;
+    check_uid(resource, key, &new, &before.object)?;
     strategy.default(&mut new);
+    let owned = managed::after(call, context, Some(&before), &mut new, owners);
+    let old = before.object;
     let attempt = attempt(call, context, Operation::Update, key, Some(&old));
     mutate(call, &attempt, &mut new).await?;
     let subresource = &*call.target.subresource;
@@ -307,15 +332,15 @@ async fn modify_once(
     }
     validate(call, &attempt, &new).await?;
     if context.dry_run {
-        return Ok(Step::Done(parse_at(resource, new, current.object.revision())?, Some(old)));
+        return Ok(Step::Done(parse_at(resource, new, current.object.revision(), &owned.encoded)?, Some(old)));
     }
-    if same(&new, &old) {
+    if same(&new, &old) && !owned.changed {
         return conversion::object_from_stored(&call.served, current.object.clone()).map(|same| Step::Done(same, None));
     }
     let storage_key = Bytes::from(storage_key::of(resource, key));
     let precondition = Precondition::ModifiedAt(storage_key.clone(), Revision(current.object.revision()));
     let gone = is_gone(&new) && !strategy.stays_when_deleted(&new);
-    let stored = encode_stored(&call.served, new);
+    let stored = encode_stored(&call.served, new, &owned.encoded);
     let write = if gone { Write::Delete(storage_key) } else { Write::Put(storage_key, stored.clone()) };
     match commit(call, precondition, write, reservation).await? {
         TxnOutcome::Committed(revision) => {
@@ -447,10 +472,10 @@ pub async fn commit(
 }
 
 /// The bytes to store.
-pub fn encode_stored(served: &Served, object: Value) -> Bytes {
+pub fn encode_stored(served: &Served, object: Value, managed_fields: &[u8]) -> Bytes {
     let mut object = conversion::to_stored(served, object);
     metadata::fields(&mut object).shift_remove("resourceVersion");
-    api::object::encode(&object).into()
+    api::object::encode_managed(&object, managed_fields).into()
 }
 
 /// An object in the version that was asked for, from the bytes that were stored.
@@ -464,13 +489,14 @@ fn from_stored_bytes_as(form: &Resource, stored: &[u8], revision: Revision) -> R
     Object::parse(form, json.into()).map_err(|error| unreadable(&error))
 }
 
-fn parse(resource: &Resource, object: &Value) -> Result<Object, ApiError> {
-    Object::parse(resource, api::object::encode(object).into()).map_err(|error| unreadable(&error))
+fn parse(resource: &Resource, object: &Value, managed_fields: &[u8]) -> Result<Object, ApiError> {
+    let json = api::object::encode_managed(object, managed_fields);
+    Object::parse(resource, json.into()).map_err(|error| unreadable(&error))
 }
 
-fn parse_at(resource: &Resource, mut object: Value, revision: u64) -> Result<Object, ApiError> {
+fn parse_at(resource: &Resource, mut object: Value, revision: u64, managed_fields: &[u8]) -> Result<Object, ApiError> {
     metadata::fields(&mut object).insert("resourceVersion".to_owned(), revision.to_string().into());
-    parse(resource, &object)
+    parse(resource, &object, managed_fields)
 }
 
 fn unreadable(error: &EncodeError) -> ApiError {

@@ -194,7 +194,7 @@ async fn patches_of_all_kinds_apply() {
         assert_eq!((status, changed.pointer(pointer)), (StatusCode::OK, Some(&expected)), "{kind}: {changed}");
     }
     assert_eq!(cluster.get(&path).await["spec"]["containers"][1]["image"], "new");
-    let (status, _) = cluster.call_as(Method::PATCH, &path, "application/apply-patch+yaml", &json!({})).await;
+    let (status, _) = cluster.call_as(Method::PATCH, &path, "application/odd-patch", &json!({})).await;
     assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     // A patch that names a version is for that one only.
     let patch = json!({"metadata": {"resourceVersion": "1", "labels": {"c": "1"}}});

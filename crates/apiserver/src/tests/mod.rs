@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod audit;
+mod apply;
 mod behaviour;
 mod certificates;
 mod encryption;

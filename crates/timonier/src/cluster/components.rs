@@ -43,9 +43,10 @@ pub(super) async fn start(ground: Ground, kubelet_listener: TcpListener) -> Resu
 }
 
 impl Ground {
-    /// A client with an identity, that calls the API server's request function directly.
+    /// A client with an identity, that calls the API server's request function directly. The component's name, up to a slash, is
+    /// the manager of the fields that it writes: upstream's names, which tools know and leave out.
     fn client(&self, user: UserInfo, component: &str) -> Client {
-        Client::new(self.api_server.transport(user), &format!("timonier/{component}"))
+        Client::new(self.api_server.transport(user), component)
     }
 
     /// Caches under one identity, until `stop`.
@@ -77,7 +78,10 @@ fn controllers(ground: &Arc<Ground>) -> Result<()> {
     let shared = ground.clone();
     ground.tasks.spawn("controllers", async move {
         let ground = shared.clone();
-        let clients = move |name: &str| ground.client(UserInfo::service_account("kube-system", name), name);
+        let clients = move |name: &str| {
+            let component = format!("kube-controller-manager/{name}");
+            ground.client(UserInfo::service_account("kube-system", name), &component)
+        };
         let config = controllers::Config {
             informers: shared.client(UserInfo::new("system:kube-controller-manager", &[]), "kube-controller-manager"),
             clients: Arc::new(clients),
@@ -100,7 +104,7 @@ fn controllers(ground: &Arc<Ground>) -> Result<()> {
 fn scheduler(ground: &Arc<Ground>) {
     let shared = ground.clone();
     ground.tasks.supervise("scheduler", ground.stop.clone(), move |stop| {
-        let client = shared.client(UserInfo::new("system:kube-scheduler", &[]), "scheduler");
+        let client = shared.client(UserInfo::new("system:kube-scheduler", &[]), "kube-scheduler");
         let config = scheduler::Config {
             informers: shared.informers(&client, &stop),
             recorder: shared.recorder(&client, &stop, "default-scheduler"),
@@ -202,7 +206,7 @@ fn node_network(ground: &Arc<Ground>, bring: Bring) {
 
 /// The range that the node was given, as soon as it has one.
 async fn pod_cidr(ground: &Ground, stop: &Stop) -> Result<Ipv4Net, NetworkError> {
-    let client = ground.client(UserInfo::node(&ground.node_name), "network");
+    let client = ground.client(UserInfo::node(&ground.node_name), "timonier/network");
     let informers = ground.informers(&client, stop);
     let nodes = informers.cache(NODES, WatchScope::field("metadata.name", &ground.node_name));
     let key = Key::new("", ground.node_name.as_str());
@@ -226,7 +230,7 @@ async fn proxy(ground: &Ground, stop: Stop) -> Result<(), linux::net::NetError> 
 }
 
 async fn dns(ground: &Ground, stop: Stop) -> Result<(), edge::dns::DnsError> {
-    let client = ground.client(UserInfo::service_account("kube-system", "kube-dns"), "dns");
+    let client = ground.client(UserInfo::service_account("kube-system", "kube-dns"), "timonier/dns");
     let config = edge::dns::Config {
         listeners: vec![SocketAddr::from((ground.options.dns_ip(), DNS_PORT))],
         domain: ground.options.cluster_domain.clone(),
@@ -243,7 +247,7 @@ fn cluster_dns_service(ground: &Arc<Ground>) {
     ground.tasks.supervise("cluster DNS service", ground.stop.clone(), move |stop| {
         let ground = shared.clone();
         async move {
-            let client = ground.client(UserInfo::new("system:apiserver", &["system:masters"]), "up");
+            let client = ground.client(UserInfo::new("system:apiserver", &["system:masters"]), "timonier/up");
             let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
             let ports = json!([
                 {"name": "dns", "port": DNS_PORT, "protocol": "UDP"}, {"name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP"}]);
@@ -267,7 +271,7 @@ fn watch_readiness(ground: &Arc<Ground>, ready: oneshot::Sender<String>) {
     let (shared, stop) = (ground.clone(), ground.stop.child());
     let started = ground.clock.now();
     ground.tasks.spawn("readiness", async move {
-        let client = shared.client(UserInfo::new("system:apiserver", &["system:masters"]), "up");
+        let client = shared.client(UserInfo::new("system:apiserver", &["system:masters"]), "timonier/up");
         let informers = shared.informers(&client, &stop);
         let nodes = informers.cache(NODES, WatchScope::field("metadata.name", &shared.node_name));
         let leases = informers.cache(LEASES, WatchScope::key(&Key::new(NODE_LEASES, shared.node_name.as_str())));
