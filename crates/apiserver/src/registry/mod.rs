@@ -207,9 +207,9 @@ pub trait Strategy: Send + Sync + 'static {
         self.validate(context, new)
     }
 
-    /// Keeps in `new` what a write to `subresource` may not change: for `status`, all but status and metadata.
-    fn prepare_for_subresource_update(&self, _context: &Context<'_>, _subresource: &str, new: &mut Value, old: &Value) {
-        keep_all_but_status(new, old);
+    /// Keeps in `new` what a write to `subresource` may not change: [`reset_fields`](Self::reset_fields).
+    fn prepare_for_subresource_update(&self, _context: &Context<'_>, subresource: &str, new: &mut Value, old: &Value) {
+        reset(new, old, self.reset_fields(subresource));
     }
 
     /// All that is wrong after a write to `subresource`.
@@ -243,8 +243,7 @@ pub trait Strategy: Send + Sync + 'static {
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         match subresource {
             "" => &[&["status"]],
-            "status" => &[&["spec"]],
-            _ => &[],
+            _ => &[&["spec"]],
         }
     }
 
@@ -320,18 +319,17 @@ pub fn keep_status(new: &mut Value, old: &Value) {
     };
 }
 
-/// Makes `new` the old object with the new status, annotations and finalizers. The resource version was compared before.
-pub fn keep_all_but_status(new: &mut Value, old: &Value) {
-    let mut kept = old.clone();
-    match new.get_mut("status") {
-        Some(status) => kept["status"] = status.take(),
-        None => drop(kept.as_object_mut().map(|fields| fields.remove("status"))),
-    }
-    for field in ["annotations", "finalizers", "managedFields"] {
-        match new["metadata"].get_mut(field) {
-            Some(value) => kept["metadata"][field] = value.take(),
-            None => drop(kept["metadata"].as_object_mut().map(|fields| fields.remove(field))),
+/// Sets fields back to what they were: each with all below it.
+pub fn reset(new: &mut Value, old: &Value, fields: &[&[&str]]) {
+    for path in fields {
+        let Some((last, parents)) = path.split_last() else { continue };
+        let before = path.iter().try_fold(old, |value, name| value.get(name));
+        let parent = parents.iter().try_fold(&mut *new, |value, name| value.get_mut(name));
+        match (parent, before) {
+            (Some(parent), Some(before)) => tree::set(parent, last, before.clone()),
+            (Some(parent), None) => tree::remove(parent, last),
+            // Metadata is always there, and nothing else has parents.
+            (None, _) => {}
         }
     }
-    *new = kept;
 }

@@ -88,7 +88,11 @@ impl Options {
         }
         let by_flag = orphan.map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background });
         Ok(Self {
-            grace_seconds: given["gracePeriodSeconds"].as_i64().or(query.number("gracePeriodSeconds")?),
+            // Less than nothing stands for the shortest time there is.
+            grace_seconds: given["gracePeriodSeconds"]
+                .as_i64()
+                .or(query.number("gracePeriodSeconds")?)
+                .map(|seconds| if seconds < 0 { 1 } else { seconds }),
             uid: given["preconditions"]["uid"].as_str().map(str::to_owned),
             resource_version: precondition_version(given)?,
             propagation: policy.or(by_flag),
@@ -244,15 +248,17 @@ fn check_preconditions(call: &Call, key: &Key, options: &Options, current: &Obje
     let resource = &*call.served.resource;
     let conflict = |why: String| Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, &why));
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != current.uid()) {
+        let found = current.uid();
         return conflict(format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            current.uid()
+            "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted \
+             and then recreated"
         ));
     }
     if let Some(version) = options.resource_version.filter(|version| *version != current.revision()) {
         let found = current.revision();
         return conflict(format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {found}"
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The \
+             object might have been modified"
         ));
     }
     Ok(())

@@ -74,6 +74,27 @@ pub fn keep_for_update(new: &mut Value, old: &Value) {
     }
 }
 
+/// Leaves one owner reference of those that are the same, and tells the client.
+pub fn one_of_each_owner(context: &Context<'_>, object: &mut Value) {
+    let Some(Value::Array(owners)) = object.pointer_mut("/metadata/ownerReferences") else { return };
+    let (mut kept, mut twice): (Vec<Value>, Vec<String>) = (Vec::with_capacity(owners.len()), Vec::new());
+    for owner in owners.drain(..) {
+        if kept.contains(&owner) {
+            twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    if !twice.is_empty() {
+        context.notes.warn(format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject \
+             such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        ));
+    }
+}
+
 /// Counts a change of what the object wants.
 pub fn bump_generation(new: &mut Value, old: &Value) {
     let wants = |object: &Value| {

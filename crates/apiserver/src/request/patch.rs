@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::negotiate::BodyKind;
 use super::query::WriteOptions;
 use super::respond::Answer;
-use super::write::{changed_answer, modify};
+use super::write::{changed_answer, modify, place};
 use super::{Call, apply, body};
 use crate::fields;
 
@@ -28,7 +28,9 @@ pub async fn patch(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let warnings = std::sync::Mutex::new(Vec::new());
     let change = |old: &Tree| {
         let patched = patch.apply(&call, old)?;
-        let (new, found) = fields::read_tree(&call, options.strictness, &patched)?;
+        let (mut new, found) = fields::read_tree(&call, options.strictness, &patched)?;
+        // A patch cannot make the object another one.
+        place(&call, &mut new)?;
         *warnings.lock().expect("nobody panics while holding the warnings") = found;
         Ok(new.into())
     };

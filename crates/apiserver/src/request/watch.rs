@@ -104,7 +104,7 @@ fn check_match(call: &Call, initial: Option<bool>) -> Result<(), ApiError> {
             errors.push(FieldError::forbidden(FIELD, "resourceVersionMatch is forbidden when continue is provided"));
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(invalid_options(&errors)) }
+    if errors.is_empty() { Ok(()) } else { Err(invalid_options("ListOptions", &errors)) }
 }
 
 fn until<S: Stream>(stop: base::Stop, stream: S) -> impl Stream<Item = S::Item> {

@@ -82,8 +82,9 @@ pub async fn create_object(call: &Call, context: &Context<'_>, mut new: Changed)
     }
     let name = refused.map(|key| key.name.to_string()).unwrap_or_default();
     let mut error = ApiError::already_exists(&resource.group, &resource.plural, &name);
-    if generated {
+    if !metadata::text(&new.object, "generateName").is_empty() {
         error.message.push_str(", the server was not able to generate a unique name for the object");
+        error.details["retryAfterSeconds"] = 1.into();
     }
     Err(error)
 }
@@ -98,6 +99,7 @@ async fn create_once(
     let strategy = &*call.served.strategy;
     let Changed { mut object, owners } = new;
     strategy.default(&mut object);
+    metadata::one_of_each_owner(context, &mut object);
     let owned = managed::after(call, context, None, &mut object, owners);
     let attempt = attempt(call, context, Operation::Create, key, None);
     mutate(call, &attempt, &mut object).await?;
@@ -302,6 +304,7 @@ async fn modify_once(
     body::drop_nulls(&mut new);
     check_uid(resource, key, &new, &before.object)?;
     strategy.default(&mut new);
+    metadata::one_of_each_owner(context, &mut new);
     let owned = managed::after(call, context, Some(&before), &mut new, owners);
     let old = before.object;
     let attempt = attempt(call, context, Operation::Update, key, Some(&old));

@@ -2,8 +2,8 @@
 
 mod access;
 mod admission;
-mod audit;
 mod apply;
+mod audit;
 mod behaviour;
 mod certificates;
 mod encryption;

@@ -10,6 +10,7 @@
 )]
 
 mod application;
+mod changes;
 mod clients;
 mod crash;
 mod errors;

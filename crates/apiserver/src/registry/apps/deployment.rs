@@ -32,6 +32,8 @@ impl Workload for Deployment {
         ("availableReplicas", "readyReplicas", "readyReplicas"),
     ];
 
+    const STATUS_RESET: &'static [&'static [&'static str]] = &[&["spec"], &["metadata", "labels"]];
+
     fn default_spec(&self, spec: &mut Value) {
         set_default(spec, "replicas", 1);
         set_default(spec, "revisionHistoryLimit", 10);

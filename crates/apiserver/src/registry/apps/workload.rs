@@ -54,6 +54,9 @@ pub(super) trait Workload: Send + Sync + 'static {
         errors
     }
 
+    /// What a write of the status sets back.
+    const STATUS_RESET: &'static [&'static [&'static str]] = &[&["spec"]];
+
     /// All that is wrong with a name.
     fn name_errors(&self, name: &str) -> Vec<String> {
         machinery::names::dns1123_subdomain(name)
@@ -64,6 +67,10 @@ pub(super) trait Workload: Send + Sync + 'static {
 pub(super) struct WorkloadStrategy<W>(pub(super) W);
 
 impl<W: Workload> Strategy for WorkloadStrategy<W> {
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        if subresource.is_empty() { &[&["status"]] } else { W::STATUS_RESET }
+    }
+
     fn default(&self, object: &mut Value) {
         let Some(spec) = child(object, "spec") else { return };
         self.0.default_spec(spec);

@@ -85,6 +85,14 @@ impl Strategy for RequestStrategy {
         validate(request, None)
     }
 
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "" => &[&["spec"], &["status"]],
+            "status" => &[&["spec"], &["status", "conditions"]],
+            _ => &[&["spec"], &["status", "certificate"]],
+        }
+    }
+
     fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
         keep(new, old, "spec");
         keep(new, old, "status");

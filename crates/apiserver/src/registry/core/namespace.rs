@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::invalid::FieldError;
 use crate::registry::at::{At, Errors};
 use crate::registry::tree::{child, keep, list, set};
-use crate::registry::{Context, Descriptor, Strategy, check, keep_all_but_status, keep_status};
+use crate::registry::{Context, Descriptor, Strategy, check, keep_status, reset};
 
 /// The strategy's line in the list.
 pub const DESCRIPTOR: Descriptor =
@@ -64,9 +64,16 @@ impl Strategy for NamespaceStrategy {
         Vec::new()
     }
 
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "status" => &[&["spec"]],
+            _ => &[&["status"]],
+        }
+    }
+
     fn prepare_for_subresource_update(&self, _: &Context<'_>, subresource: &str, new: &mut Value, old: &Value) {
         if subresource != "finalize" {
-            return keep_all_but_status(new, old);
+            return reset(new, old, self.reset_fields(subresource));
         }
         let mut kept = old.clone();
         let finalizers = list(&new["spec"]["finalizers"]).to_vec();

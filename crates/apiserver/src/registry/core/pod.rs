@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::invalid::FieldError;
-use crate::registry::tree::{child, keep, list, present, remove, set, set_default, text};
-use crate::registry::{Context, Descriptor, Strategy, keep_all_but_status, keep_status, pod_spec};
+use crate::registry::tree::{child, keep, list, present, set, set_default, text};
+use crate::registry::{Context, Descriptor, Strategy, keep_status, pod_spec, reset};
 
 /// The strategy's line in the list.
 pub const DESCRIPTOR: Descriptor = Descriptor { resource: api::resources::PODS, strategy: |_| Arc::new(PodStrategy) };
@@ -50,18 +50,17 @@ impl Strategy for PodStrategy {
         pod_spec::update::validate(new, old)
     }
 
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        match subresource {
+            "status" => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+            _ => &[&["status"]],
+        }
+    }
+
     fn prepare_for_subresource_update(&self, _: &Context<'_>, subresource: &str, new: &mut Value, old: &Value) {
         match subresource {
             "status" => {
-                let labels = new["metadata"].get("labels").cloned();
-                keep_all_but_status(new, old);
-                // Unlike in other kinds, labels may change with the status.
-                if let Some(metadata) = present(new, "metadata") {
-                    match labels {
-                        Some(labels) => set(metadata, "labels", labels),
-                        None => remove(metadata, "labels"),
-                    }
-                }
+                reset(new, old, self.reset_fields(subresource));
                 if let Some(status) = present(new, "status") {
                     set_default(status, "qosClass", old["status"]["qosClass"].clone());
                     pod_spec::status::keep_observed_generation(status, &old["status"]);

@@ -87,7 +87,7 @@ fn check(query: &Query) -> Result<(), ApiError> {
     if query.get("sendInitialEvents").is_some() {
         errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
     }
-    if errors.is_empty() { Ok(()) } else { Err(invalid_options(&errors)) }
+    if errors.is_empty() { Ok(()) } else { Err(invalid_options("ListOptions", &errors)) }
 }
 
 /// Where a paged list goes on: upstream's token, opaque to clients.
