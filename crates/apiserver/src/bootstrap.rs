@@ -1,4 +1,5 @@
-//! What every cluster has: namespaces, priority classes, and the `kubernetes` service with its endpoints.
+//! What every cluster has: namespaces, priority classes, the `kubernetes` service with its endpoints, and
+//! the CA that clients are verified by.
 //!
 //! Written when the server starts, where it is missing; the endpoints also where they show another address. What clients
 //! depend on is put back while the server runs.
@@ -63,7 +64,15 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
     all.push(Wanted::new(services, "default", service(config), &[], true));
     all.push(Wanted::new(slices, "default", endpoint_slice(config.advertise), &["endpoints", "ports"], true));
     all.push(Wanted::new(resources::ENDPOINTS, "default", endpoints(config.advertise), &["subsets"], true));
+    all.push(Wanted::new(resources::CONFIG_MAPS, "kube-system", client_authentication(config), &["data"], true));
     all
+}
+
+/// What servers that extend the API verify clients by; the role `extension-apiserver-authentication-reader` lets them read it.
+fn client_authentication(config: &Config) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": String::from_utf8_lossy(&config.ca_pem)}})
 }
 
 fn priority_classes() -> impl Iterator<Item = Value> {

@@ -14,6 +14,7 @@ mod changes;
 mod clients;
 mod crash;
 mod errors;
+mod kubectl;
 mod policy;
 mod workloads;
 
