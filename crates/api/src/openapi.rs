@@ -84,10 +84,19 @@ pub fn v3(path: &str, version: &str, custom: &[Custom<'_>]) -> Option<Document> 
     v3_paths(custom).iter().any(|it| it == path).then(|| Source::new(version, custom).v3(path))?
 }
 
-/// All documents of `/openapi/v3/`, one after the other: cheaper than one by one, for who wants their hashes.
-pub fn v3_documents<'a>(version: &'a str, custom: &'a [Custom<'a>]) -> impl Iterator<Item = Document> + 'a {
+/// Several documents of `/openapi/v3/`, one after the other: cheaper than one by one, for who wants their hashes.
+pub fn v3_documents<'a>(
+    paths: Vec<String>,
+    version: &'a str,
+    custom: &'a [Custom<'a>],
+) -> impl Iterator<Item = Document> + 'a {
     let source = Source::new(version, custom);
-    v3_paths(custom).into_iter().filter_map(move |path| source.v3(&path))
+    paths.into_iter().filter_map(move |path| source.v3(&path))
+}
+
+/// The path of the document that describes a resource.
+pub fn v3_path(resource: &Resource) -> String {
+    paths::document(&resource.group, &resource.version)
 }
 
 /// The index at `/openapi/v3`: where each document is, with its hash.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use api::{ApiError, Object, Reason, Resource};
 use serde_json::{Map, Value, json};
 
-use crate::Served;
+use crate::{Served, custom};
 
 /// Fields of `events.k8s.io/v1` and of the stored `v1` that differ only by name.
 const EVENT_FIELDS: &[(&str, &str)] = &[
@@ -26,6 +26,9 @@ pub fn object_from_stored(served: &Served, object: Object) -> Result<Object, Api
     if served.is_stored_form() {
         return Ok(object);
     }
+    if let Some(version) = &served.custom {
+        return custom::object_from_stored(version, &object);
+    }
     let converted = from_stored(served, object.to_value());
     Object::parse(&served.resource, converted.to_string().into()).map_err(|error| {
         ApiError::new(Reason::InternalError, format!("Internal error occurred: {}", base::chain(&error)))
@@ -36,6 +39,9 @@ pub fn object_from_stored(served: &Served, object: Object) -> Result<Object, Api
 pub fn from_stored(served: &Served, object: Value) -> Value {
     if served.is_stored_form() {
         return object;
+    }
+    if let Some(version) = &served.custom {
+        return custom::from_stored(version, object);
     }
     let resource = &*served.resource;
     let object = match &*resource.kind {
@@ -49,6 +55,9 @@ pub fn from_stored(served: &Served, object: Value) -> Value {
 pub fn to_stored(served: &Served, object: Value) -> Value {
     if served.is_stored_form() {
         return object;
+    }
+    if let Some(version) = &served.custom {
+        return custom::to_stored(version, object);
     }
     let resource = &*served.resource;
     let object = match &*resource.kind {

@@ -1,11 +1,11 @@
 //! Discovery: which groups, versions and resources there are, in the old and in the aggregated form; `/version`.
 //!
-//! All documents are made from the resource table, once, when the first client asks.
+//! All documents are made from the resource table and the custom resources, when the first client asks after a change.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use api::{ApiError, Resource, Scope, Subresource, Verb};
+use api::{ApiError, Resource, Row, Scope, Subresource, Verb};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -13,12 +13,32 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
+use crate::custom::definition::priority;
 use crate::request::negotiate::{Form, Offer, Syntax};
 use crate::request::query::Query;
 use crate::request::respond::{self, Answer};
 use crate::{Server, resource_metrics};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// The documents, made when they are first asked for after a change of what is served.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<Option<(u64, Arc<Documents>)>>);
+
+impl Kept {
+    fn get(&self, server: &Server) -> Arc<Documents> {
+        let table = server.definitions.table();
+        let mut kept = self.0.lock().expect("making documents does not panic");
+        if let Some((_, documents)) = kept.as_ref().filter(|(generation, _)| *generation == table.generation) {
+            return documents.clone();
+        }
+        let built_in = api::resources::RESOURCES.iter().copied().chain(resource_metrics::rows()).map(Row::from);
+        let custom = table.served.iter().map(|served| served.resource.clone());
+        let documents = Arc::new(Documents::of(server, &built_in.chain(custom).collect::<Vec<_>>()));
+        *kept = Some((table.generation, documents.clone()));
+        documents
+    }
+}
 
 /// The documents.
 pub(crate) struct Documents {
@@ -34,7 +54,7 @@ pub(crate) fn answer(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Option<Answer>, ApiError> {
-    let documents = server.discovery.get_or_init(|| Documents::of(server));
+    let documents = server.discovery.get(server);
     let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
     if let Some((body, etag)) = documents.aggregated.get(path).filter(|_| wants_aggregated(headers)) {
         return Ok(Some(aggregated(headers, query, body, etag)));
@@ -91,10 +111,8 @@ fn aggregated(headers: &HeaderMap, query: &Query, body: &Bytes, etag: &HeaderVal
 }
 
 impl Documents {
-    fn of(server: &Server) -> Self {
-        let built_in = api::resources::RESOURCES.iter().copied();
-        let rows: Vec<&'static Resource> = built_in.chain(resource_metrics::rows()).collect();
-        let groups = groups(&rows);
+    fn of(server: &Server, rows: &[Row]) -> Self {
+        let groups = groups(rows);
         let mut by_path = BTreeMap::new();
         let mut put = |path: String, document: Value| by_path.insert(path, Bytes::from(document.to_string()));
         put("/version".to_owned(), version(&server.config));
@@ -115,28 +133,30 @@ impl Documents {
                 } else {
                     format!("/apis/{}/{version}", group.name)
                 };
-                put(path, resource_list(&rows, group.name, version));
+                put(path, resource_list(rows, group.name, version));
             }
         }
         let paths: Vec<Value> = by_path.keys().map(|path| path.as_str().into()).collect();
         by_path.insert("/".to_owned(), json!({"paths": paths}).to_string().into());
-        let is_core = |group: &&Group| group.name.is_empty();
+        let is_core = |group: &&Group<'_>| group.name.is_empty();
         let aggregated = BTreeMap::from([
-            ("/api", with_etag(&aggregated_document(&rows, groups.iter().filter(is_core)))),
-            ("/apis", with_etag(&aggregated_document(&rows, groups.iter().filter(|group| !is_core(group))))),
+            ("/api", with_etag(&aggregated_document(rows, groups.iter().filter(is_core)))),
+            ("/apis", with_etag(&aggregated_document(rows, groups.iter().filter(|group| !is_core(group))))),
         ]);
         Self { by_path, aggregated }
     }
 }
 
 /// A group with its versions, the preferred one first.
-struct Group {
-    name: &'static str,
-    versions: Vec<&'static str>,
+struct Group<'a> {
+    name: &'a str,
+    versions: Vec<&'a str>,
 }
 
-fn groups(rows: &[&'static Resource]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+/// The groups in the order of their rows: the built-in ones first. The versions of a group that definitions made are in the
+/// order of their stability.
+fn groups(rows: &[Row]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
     for row in rows {
         let at = groups.iter().position(|group| group.name == row.group).unwrap_or_else(|| {
             groups.push(Group { name: &row.group, versions: Vec::new() });
@@ -146,10 +166,14 @@ fn groups(rows: &[&'static Resource]) -> Vec<Group> {
             groups[at].versions.push(&row.version);
         }
     }
+    let is_custom = |group: &Group<'_>| !api::resources::RESOURCES.iter().any(|built_in| built_in.group == group.name);
+    for group in groups.iter_mut().filter(|group| is_custom(group)) {
+        group.versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+    }
     groups
 }
 
-fn group_document(group: &Group) -> Value {
+fn group_document(group: &Group<'_>) -> Value {
     let version = |version: &&str| json!({"groupVersion": format!("{}/{version}", group.name), "version": version});
     let versions: Vec<Value> = group.versions.iter().map(version).collect();
     json!({"name": group.name, "preferredVersion": versions[0], "versions": versions})
@@ -169,7 +193,7 @@ fn version(config: &Config) -> Value {
         "platform": version.platform})
 }
 
-fn resource_list(rows: &[&'static Resource], group: &str, version: &str) -> Value {
+fn resource_list(rows: &[Row], group: &str, version: &str) -> Value {
     let mut resources = Vec::new();
     for row in rows.iter().filter(|row| row.group == group && row.version == version) {
         resources.push(resource_entry(row));
@@ -208,10 +232,10 @@ fn subresource_entry(row: &Resource, subresource: &Subresource) -> Value {
     entry
 }
 
-fn aggregated_document<'a>(rows: &[&'static Resource], groups: impl Iterator<Item = &'a Group>) -> Value {
+fn aggregated_document<'a>(rows: &[Row], groups: impl Iterator<Item = &'a Group<'a>>) -> Value {
     let items: Vec<Value> = groups
         .map(|group| {
-            let version = |version: &&'static str| {
+            let version = |version: &&str| {
                 let of_version = rows.iter().filter(|row| row.group == group.name && row.version == **version);
                 json!({"version": version, "freshness": "Current", "resources": of_version.map(|row| aggregated_entry(row)).collect::<Vec<_>>()})
             };

@@ -5,6 +5,7 @@ use api::{ApiError, Reason};
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::custom::decode;
 use crate::request::Call;
 use crate::request::body;
 
@@ -32,11 +33,17 @@ pub fn of_call(call: &Call) -> Result<TypeRef, ApiError> {
 
 /// Reads a JSON body, whose bytes still show what is given twice. Gives the object and the warnings.
 pub fn read(call: &Call, strictness: Strictness, bytes: &Bytes) -> Result<(Value, Vec<String>), ApiError> {
+    if let Some(version) = &call.served.custom {
+        return decode::bytes(&version.row, version.schema(), bytes, strictness);
+    }
     judged(call, schema::decode(bytes, of_call(call)?, strictness))
 }
 
 /// Reads a tree that YAML or a patch gave.
 pub fn read_tree(call: &Call, strictness: Strictness, tree: &Value) -> Result<(Value, Vec<String>), ApiError> {
+    if let Some(version) = &call.served.custom {
+        return decode::tree(&version.row, version.schema(), tree, strictness);
+    }
     judged(call, schema::check(tree, of_call(call)?, strictness))
 }
 

@@ -24,6 +24,8 @@ pub enum FieldErrorKind {
     TooLong,
     /// The list has more entries than allowed.
     TooMany,
+    /// The value is of another type.
+    TypeInvalid,
 }
 
 impl FieldErrorKind {
@@ -37,6 +39,7 @@ impl FieldErrorKind {
             Self::NotFound => ("FieldValueNotFound", "Not found"),
             Self::TooLong => ("FieldValueTooLong", "Too long"),
             Self::TooMany => ("FieldValueTooMany", "Too many"),
+            Self::TypeInvalid => ("FieldValueTypeInvalid", "Invalid value"),
         }
     }
 }
@@ -65,6 +68,11 @@ impl FieldError {
     /// `spec.x: Invalid value: "v": why`
     pub fn invalid(field: impl Into<String>, value: &Value, why: &str) -> Self {
         Self::new(FieldErrorKind::Invalid, field, with_value(value, why))
+    }
+
+    /// `spec.x: Invalid value: "string": spec.x in body must be of type integer: "string"`
+    pub fn type_invalid(field: impl Into<String>, value: &Value, why: &str) -> Self {
+        Self::new(FieldErrorKind::TypeInvalid, field, with_value(value, why))
     }
 
     /// `spec.x: Unsupported value: "v": supported values: "a", "b"`

@@ -10,6 +10,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod config;
 pub mod conversion;
+pub mod custom;
 pub mod fields;
 pub mod invalid;
 pub mod limits;

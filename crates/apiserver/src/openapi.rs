@@ -1,12 +1,14 @@
 //! `/openapi/v2` and `/openapi/v3`: the types and paths, for explain, validation and client generators.
 //!
 //! The documents are large and rarely asked for: each is made when it is, away from the threads that serve requests, and
-//! only v2's compressed form and v3's hashes are kept.
+//! only v2's compressed form and v3's hashes are kept. A change of a custom resource makes its own document's hash anew, and
+//! v2 when somebody asks for it.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
-use api::openapi;
+use api::openapi::{self, Custom};
 use api::{ApiError, Reason};
 use bytes::Bytes;
 use control::Body;
@@ -15,9 +17,12 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Server;
+use crate::custom::Version;
+use crate::custom::definitions::Table;
 use crate::request::negotiate::{Form, Offer};
 use crate::request::query::Query;
 use crate::request::respond::{self, Answer};
@@ -28,16 +33,21 @@ const PROTOBUF: [&str; 2] = [
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
 ];
 
+const POISON: &str = "making documents does not panic";
+
 /// What is kept.
 #[derive(Default)]
 pub(crate) struct Kept {
     /// v2, compressed.
-    v2: OnceLock<Bytes>,
+    v2: Mutex<Option<(u64, Bytes)>>,
     /// v2 in protobuf, compressed, with the hash of the JSON that it was made of.
     v2_protobuf: Mutex<Option<([u8; 32], Bytes)>>,
-    /// The paths of v3's documents with their hashes.
-    hashes: OnceLock<Vec<(String, String)>>,
+    /// The hashes of v3's documents by their paths, each with the custom resources that it describes.
+    hashes: Mutex<BTreeMap<String, Hashed>>,
 }
+
+/// The custom resources that a document describes, and its hash.
+type Hashed = (Vec<Arc<Version>>, String);
 
 /// Answers an OpenAPI path; `None` for other paths.
 pub(crate) async fn answer(
@@ -131,15 +141,18 @@ fn quoted(hash: &str) -> HeaderValue {
 
 fn make(server: &Server, rest: &str, form: Form) -> Option<Answer> {
     let version = &server.config.version.git_version;
+    let table = server.definitions.table();
     match rest {
-        "v2" => Some(compressed(server.openapi.v2.get_or_init(|| gzip(&openapi::v2(version, &[]))), form)),
+        "v2" => Some(compressed(&v2(server, &table), form)),
         "v3" => {
-            let hashes = server.openapi.hashes.get_or_init(|| hashes(version));
+            let hashes = hashes(server, &table);
             let index = openapi::v3_index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
             Some(respond::encoded(StatusCode::OK, form, index.into()))
         }
         _ => {
-            let document = openapi::v3(rest.strip_prefix("v3/")?, version, &[])?;
+            let path = rest.strip_prefix("v3/")?;
+            let published = published(&table, |at| at == path);
+            let document = openapi::v3(path, version, &customs(&published))?;
             let mut answer = respond::encoded(StatusCode::OK, form, document.json.into());
             answer.headers_mut().insert(ETAG, quoted(&document.hash));
             Some(answer)
@@ -147,9 +160,49 @@ fn make(server: &Server, rest: &str, form: Form) -> Option<Answer> {
     }
 }
 
-fn hashes(version: &str) -> Vec<(String, String)> {
-    let documents = openapi::v3_paths(&[]).into_iter().filter_map(|path| openapi::v3(&path, version, &[]));
-    documents.map(|document| (document.path, document.hash)).collect()
+/// Custom resources with their schemas, of which those are read whose document is wanted.
+fn published(table: &Table, wanted: impl Fn(&str) -> bool) -> Vec<(Arc<Version>, Value)> {
+    let versions = table.served.iter().filter_map(|served| served.custom.clone());
+    let wanted = versions.filter(|version| wanted(&openapi::v3_path(&version.row)));
+    wanted.map(|version| (version.clone(), version.lazy_schema().published())).collect()
+}
+
+fn customs(published: &[(Arc<Version>, Value)]) -> Vec<Custom<'_>> {
+    published.iter().map(|(version, schema)| Custom { resource: &version.row, schema }).collect()
+}
+
+fn v2(server: &Server, table: &Table) -> Bytes {
+    let mut kept = server.openapi.v2.lock().expect(POISON);
+    if let Some((_, document)) = kept.as_ref().filter(|(generation, _)| *generation == table.generation) {
+        return document.clone();
+    }
+    let published = published(table, |_| true);
+    let document = gzip(&openapi::v2(&server.config.version.git_version, &customs(&published)));
+    *kept = Some((table.generation, document.clone()));
+    document
+}
+
+fn hashes(server: &Server, table: &Table) -> Vec<(String, String)> {
+    let mut described: BTreeMap<String, Vec<Arc<Version>>> =
+        openapi::v3_paths(&[]).into_iter().map(|path| (path, Vec::new())).collect();
+    for version in table.served.iter().filter_map(|served| served.custom.as_ref()) {
+        described.entry(openapi::v3_path(&version.row)).or_default().push(version.clone());
+    }
+    let mut kept = server.openapi.hashes.lock().expect(POISON);
+    let same = |one: &[Arc<Version>], other: &[Arc<Version>]| {
+        one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b))
+    };
+    kept.retain(|path, (of, _)| described.get(path).is_some_and(|now| same(of, now)));
+    let missing: Vec<String> = described.keys().filter(|path| !kept.contains_key(*path)).cloned().collect();
+    if !missing.is_empty() {
+        let published = published(table, |path| missing.iter().any(|missing| missing == path));
+        let (customs, version) = (customs(&published), &server.config.version.git_version);
+        for document in openapi::v3_documents(missing, version, &customs) {
+            let of = described.get(&document.path).cloned().unwrap_or_default();
+            kept.insert(document.path, (of, document.hash));
+        }
+    }
+    kept.iter().map(|(path, (_, hash))| (path.clone(), hash.clone())).collect()
 }
 
 fn gzip(json: &[u8]) -> Bytes {

@@ -1,6 +1,6 @@
 //! The server: what all requests share, and how it starts.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use api::{Resource, Row, Verb};
 use base::{Stop, Tasks};
@@ -10,11 +10,12 @@ use tokio::net::TcpListener;
 use crate::admission::{self, Plugin};
 use crate::audit::Audit;
 use crate::authentication::UserInfo;
+use crate::custom::{self, Definitions};
 use crate::encryption::SealedStore;
 use crate::flow::FlowControl;
 use crate::metrics::Measured;
 use crate::registry::{self, Parts, Plain, Posted, Strategy};
-use crate::watch_cache::{Caches, stored_form};
+use crate::watch_cache::{Caches, ResourceCache, stored_form};
 use crate::{Access, Config, StartError, bootstrap, discovery, listener, openapi, resource_metrics, transport};
 
 /// A resource as it is served: its row of the table and its behaviour.
@@ -27,6 +28,10 @@ pub struct Served {
     pub strategy: Arc<dyn Strategy>,
     /// What is posted to it and answered, not stored.
     pub posted: Vec<&'static Posted>,
+    /// The version of the definition that made it, where it is a custom resource.
+    pub custom: Option<Arc<custom::Version>>,
+    /// Its cache, where that is not the built-in row's.
+    pub cache: Option<Arc<ResourceCache>>,
 }
 
 impl Served {
@@ -39,7 +44,14 @@ impl Served {
     #[cfg(test)]
     pub(crate) fn plain(resource: &'static Resource) -> Self {
         let stored = stored_form(resource).into();
-        Self { resource: resource.into(), stored, strategy: Arc::new(Plain), posted: Vec::new() }
+        Self {
+            resource: resource.into(),
+            stored,
+            strategy: Arc::new(Plain),
+            posted: Vec::new(),
+            custom: None,
+            cache: None,
+        }
     }
 
     /// Whether objects of it are kept.
@@ -56,11 +68,12 @@ pub struct Server {
     pub(crate) stop: Stop,
     /// Sorted by group, version and plural.
     served: Vec<Arc<Served>>,
+    pub(crate) definitions: Arc<Definitions>,
     pub(crate) plugins: Vec<Arc<dyn Plugin>>,
     pub(crate) access: Arc<Access>,
     pub(crate) flow: Arc<FlowControl>,
     pub(crate) audit: Arc<Audit>,
-    pub(crate) discovery: OnceLock<discovery::Documents>,
+    pub(crate) discovery: discovery::Kept,
     pub(crate) openapi: openapi::Kept,
     pub(crate) resource_metrics: resource_metrics::Kept,
 }
@@ -81,6 +94,10 @@ impl Server {
         let path = "/apis/flowcontrol.apiserver.k8s.io/v1".to_owned();
         let flow = flow.map_err(|source| StartError::Bootstrap { path, source })?;
         let audit = Audit::start(config.audit.clone(), config.clock.clone(), &tasks, stop.clone());
+        let definitions = Definitions::follow(&caches).await.map_err(|source| {
+            let path = api::resources::CUSTOM_RESOURCE_DEFINITIONS.path(None, None);
+            StartError::Bootstrap { path, source }
+        })?;
         let parts = Parts { caches: caches.clone(), config: config.clone(), access: access.clone() };
         let server = Arc::new(Self {
             served: served(&parts),
@@ -92,7 +109,8 @@ impl Server {
             access,
             flow,
             audit: Arc::new(audit),
-            discovery: OnceLock::new(),
+            definitions,
+            discovery: discovery::Kept::default(),
             openapi: openapi::Kept::default(),
             resource_metrics: resource_metrics::Kept::default(),
         });
@@ -106,6 +124,8 @@ impl Server {
         });
         bootstrap::keep(&server);
         server.tasks.spawn("event expiry", crate::expiry::run(server.clone(), server.stop.clone()));
+        let (this, stop) = (server.clone(), server.stop.clone());
+        server.tasks.spawn("custom resource definitions", custom::controller::run(this, stop));
         Ok(server)
     }
 
@@ -137,11 +157,13 @@ impl Server {
     /// A resource by its path.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Served>> {
         let wanted = (group, version, plural);
-        let at = self.served.binary_search_by(|served| sort_key(&served.resource).cmp(&wanted)).ok()?;
-        self.served.get(at).cloned()
+        match self.served.binary_search_by(|served| sort_key(&served.resource).cmp(&wanted)) {
+            Ok(at) => self.served.get(at).cloned(),
+            Err(_) => self.definitions.find(group, version, plural),
+        }
     }
 
-    /// All resources.
+    /// All built-in resources.
     pub fn served(&self) -> &[Arc<Served>] {
         &self.served
     }
@@ -163,5 +185,12 @@ fn serve(resource: &'static Resource, parts: &Parts) -> Served {
     let strategy =
         descriptor.map_or_else(|| Arc::new(Plain) as Arc<dyn Strategy>, |descriptor| (descriptor.strategy)(parts));
     let posted = registry::POSTED.iter().filter(|posted| same(posted.resource)).collect();
-    Served { resource: resource.into(), stored: stored_form(resource).into(), strategy, posted }
+    Served {
+        resource: resource.into(),
+        stored: stored_form(resource).into(),
+        strategy,
+        posted,
+        custom: None,
+        cache: None,
+    }
 }

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod cron;
 pub mod duration;
 pub mod fields;
+pub mod jsonpath;
 pub mod labels;
 pub mod names;
 pub mod patch;

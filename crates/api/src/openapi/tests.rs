@@ -64,7 +64,7 @@ fn v3_documents_are_whole_and_indexed_by_their_content() {
     for path in ["api", "api/v1", "apis", "apis/apps", "apis/apps/v1", "apis/rbac.authorization.k8s.io/v1", "version"] {
         assert!(paths.iter().any(|it| it == path), "{path}");
     }
-    let documents: Vec<Document> = v3_documents(VERSION, &[]).collect();
+    let documents: Vec<Document> = v3_documents(paths.clone(), VERSION, &[]).collect();
     assert!(documents.iter().map(|document| &document.path).eq(&paths));
     documents.iter().for_each(|document| check_whole(&parse(&document.json)));
     let index = parse(&v3_index(documents.iter().map(|it| (&*it.path, &*it.hash))));

@@ -3,6 +3,7 @@
 //!
 //! The generic operations are in [`crate::request`]; a resource without a strategy gets [`Strategy`]'s default bodies.
 
+pub mod apiextensions;
 pub mod apps;
 pub mod at;
 pub mod autoscaling;
@@ -42,6 +43,7 @@ use serde_json::Value;
 
 use crate::authentication::{self, UserInfo, token_request};
 use crate::authorization::review;
+use crate::custom::definition::ScalePaths;
 use crate::invalid::FieldError;
 use crate::request::notes::Notes;
 use crate::request::{binding, eviction};
@@ -66,6 +68,8 @@ pub const STRATEGIES: &[Descriptor] = &[
     core::secret::DESCRIPTOR,
     core::service::DESCRIPTOR,
     core::service_account::DESCRIPTOR,
+    // apiextensions.k8s.io/v1
+    apiextensions::DESCRIPTOR,
     // apps/v1
     apps::controller_revision::DESCRIPTOR,
     apps::daemon_set::DESCRIPTOR,
@@ -267,6 +271,21 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
+    /// Whether status counts as something that the object wants: where it is written with the rest.
+    fn counts_status(&self) -> bool {
+        false
+    }
+
+    /// Whether a null means something else than an absent field.
+    fn keeps_nulls(&self) -> bool {
+        false
+    }
+
+    /// Where `/scale` finds its numbers, where it is not in `spec.replicas`, `status.replicas` and `spec.selector`.
+    fn scale_paths(&self) -> Option<&ScalePaths> {
+        None
+    }
+
     /// How long a deleted object is given to end, when the request asks for `asked`; 0 removes it at once. Pods only.
     fn grace_seconds(&self, _object: &Value, _asked: Option<i64>) -> i64 {
         0
@@ -275,6 +294,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Whether a deleted object stays although it has no finalizers in its metadata (namespaces: `spec.finalizers`).
     fn stays_when_deleted(&self, _object: &Value) -> bool {
         false
+    }
+
+    /// What holds a deleted object back in any case, until the server has cleared up after it.
+    fn deletion_finalizers(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Marks an object that was deleted and stays for now (namespaces: `status.phase`).

@@ -277,8 +277,13 @@ fn plan(call: &Call, context: &Context<'_>, options: &Options, old: &Value) -> P
     let strategy = &*call.served.strategy;
     let grace = strategy.grace_seconds(old, options.grace_seconds).max(0);
     let mut new = old.clone();
-    let finalizers = finalizers(old, options.propagation, strategy.orphans_by_default());
+    let mut finalizers = finalizers(old, options.propagation, strategy.orphans_by_default());
     let marked = !old["metadata"]["deletionTimestamp"].is_null();
+    if !marked {
+        let own = strategy.deletion_finalizers().iter().filter(|name| !finalizers.iter().any(|known| known == **name));
+        let own: Vec<Value> = own.map(|name| Value::from(*name)).collect();
+        finalizers.extend(own);
+    }
     let held = !finalizers.is_empty() || strategy.stays_when_deleted(old);
     if !held && grace == 0 {
         return Plan::Remove;

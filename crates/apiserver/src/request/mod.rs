@@ -190,6 +190,9 @@ fn call(
 
 async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError> {
     call.check_served()?;
+    if let Some(warning) = call.served.custom.as_ref().and_then(|version| version.deprecation.as_deref()) {
+        call.notes.warn(warning);
+    }
     match (call.verb, &*call.target.subresource) {
         ("get", "scale") => scale::get(call).await,
         ("get", _) => read::get(call).await,
@@ -241,9 +244,13 @@ impl Call {
 
     /// The cache of the resource, loaded when this is its first use.
     pub async fn cache(&self) -> Result<Arc<ResourceCache>, ApiError> {
-        match self.served.resource {
-            Row::BuiltIn(resource) => self.server.caches.of(resource).await,
-            Row::Custom(_) => Err(no_such_path()),
+        match (&self.served.resource, &self.served.cache) {
+            (Row::BuiltIn(resource), _) => self.server.caches.of(resource).await,
+            (_, Some(cache)) => {
+                self.server.caches.loaded(cache).await?;
+                Ok(cache.clone())
+            }
+            (Row::Custom(_), None) => Err(no_such_path()),
         }
     }
 

@@ -48,7 +48,13 @@ pub struct Patch {
 impl Patch {
     /// Reads a patch of a kind that is served.
     pub fn read(call: &Call, body: &Bytes) -> Result<Self, ApiError> {
-        Ok(Self { kind: BodyKind::of_patch(&call.headers)?, patch: body::json(body)? })
+        let kind = BodyKind::of_patch(&call.headers)?;
+        if kind == BodyKind::StrategicPatch && call.served.custom.is_some() {
+            let message = "the body of the request was in an unknown format - accepted media types include: \
+                           application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+            return Err(ApiError::new(Reason::UnsupportedMediaType, message));
+        }
+        Ok(Self { kind, patch: body::json(body)? })
     }
 
     /// The patched tree.

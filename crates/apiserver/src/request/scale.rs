@@ -16,6 +16,7 @@ use super::query::WriteOptions;
 use super::respond::{self, Answer};
 use super::write::Changed;
 use super::{Call, managed, metadata, read, write};
+use crate::custom;
 use crate::invalid::{FieldError, invalid};
 use crate::registry::Context;
 use crate::table;
@@ -23,7 +24,7 @@ use crate::table;
 /// Answers `get`.
 pub async fn get(call: Call) -> Result<Answer, ApiError> {
     let object = read::find(&call).await?;
-    Ok(answer(&call, &object))
+    answer(&call, &object)
 }
 
 /// Answers `update` and `patch`: only `spec.replicas` is taken over.
@@ -39,7 +40,7 @@ pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let context = call.context(options.dry_run);
     let key = call.key();
     let change = |old: &Tree| {
-        let before = scale_of(&old.object);
+        let before = scale_of(&call, &old.object)?;
         let owners = Owners::new(&call, &context, old);
         let (after, managers) = match &given {
             Given::Scale(scale) => (scale.clone(), owners.updated(&before, scale)),
@@ -62,7 +63,10 @@ pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
             return Err(ApiError::new(Reason::BadRequest, message));
         }
         let mut new = old.clone();
-        new["spec"]["replicas"] = replicas.into();
+        match call.served.strategy.scale_paths() {
+            Some(paths) => custom::scale::set(&mut new, &paths.spec_replicas_path, replicas.into())?,
+            None => new["spec"]["replicas"] = replicas.into(),
+        }
         let fields = metadata::fields(&mut new);
         fields.shift_remove("resourceVersion");
         for field in ["resourceVersion", "uid"] {
@@ -74,7 +78,7 @@ pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
         Ok(Changed { object: new, owners: managed::Owners::Are(managers) })
     };
     let (object, _) = write::modify(&call, &context, &key, &change).await?;
-    Ok(answer(&call, &object))
+    answer(&call, &object)
 }
 
 enum Given {
@@ -86,7 +90,7 @@ enum Given {
 /// Who owns the workload's fields, when its scale is written.
 struct Owners<'a> {
     managers: Managers,
-    path: [Step; 2],
+    path: Vec<Step>,
     api_version: String,
     name: String,
     now: String,
@@ -95,9 +99,10 @@ struct Owners<'a> {
 
 impl<'a> Owners<'a> {
     fn new(call: &Call, context: &Context<'_>, old: &'a Tree) -> Self {
+        let path = call.served.strategy.scale_paths().map_or("spec.replicas", |paths| &paths.spec_replicas_path);
         Self {
             managers: managed::of(Some(old)),
-            path: [Step::field("spec"), Step::field("replicas")],
+            path: path.trim_start_matches('.').split('.').map(Step::field).collect(),
             api_version: call.served.resource.api_version(),
             name: managed::manager(call),
             now: metadata::time(context.now),
@@ -137,31 +142,49 @@ impl<'a> Owners<'a> {
     }
 }
 
-fn answer(call: &Call, object: &Object) -> Answer {
-    let scale = scale_of(&object.to_value());
+fn answer(call: &Call, object: &Object) -> Result<Answer, ApiError> {
+    let scale = scale_of(call, &object.to_value())?;
     let shown = match call.form.view {
         View::Whole => scale,
         View::Metadata => respond::metadata_of(&scale),
         View::Table => table::of_scale(&scale, call.form.rows, call.server.config.clock.now()),
     };
-    respond::encoded(StatusCode::OK, call.form, shown.to_string().into())
+    Ok(respond::encoded(StatusCode::OK, call.form, shown.to_string().into()))
 }
 
 /// The `autoscaling/v1` `Scale` of a workload.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(call: &Call, object: &Value) -> Result<Value, ApiError> {
     let mut own = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object["metadata"].get(field) {
             own[field] = value.clone();
         }
     }
-    let wanted = object["spec"]["replicas"].as_i64().unwrap_or(0);
-    let mut status = json!({"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)});
-    let selector = selector_text(&object["spec"]["selector"]);
+    let (wanted, shown, selector) = match call.served.strategy.scale_paths() {
+        None => {
+            let count = |part: &str| object[part]["replicas"].as_i64().unwrap_or(0);
+            (count("spec"), count("status"), selector_text(&object["spec"]["selector"]))
+        }
+        Some(paths) => {
+            let count = |path: &str| custom::scale::get(object, path).and_then(Value::as_i64);
+            let missing = || {
+                let path = &paths.spec_replicas_path;
+                let message = format!("Internal error occurred: the spec replicas field {path:?} does not exist");
+                ApiError::new(Reason::InternalError, message)
+            };
+            let selector = paths.label_selector_path.as_deref().and_then(|path| custom::scale::get(object, path));
+            let selector = selector.and_then(Value::as_str).unwrap_or_default().to_owned();
+            let wanted = count(&paths.spec_replicas_path).ok_or_else(missing)?;
+            (wanted, count(&paths.status_replicas_path).unwrap_or(0), selector)
+        }
+    };
+    let mut status = json!({"replicas": shown});
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": own, "spec": {"replicas": wanted}, "status": status})
+    Ok(
+        json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": own, "spec": {"replicas": wanted}, "status": status}),
+    )
 }
 
 /// A selector as text; that of a replication controller is a plain map.

@@ -51,6 +51,11 @@ pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
             "the server does not allow this method on the requested resource",
         ));
     }
+    if call.served.custom.as_ref().is_some_and(|version| version.terminating) {
+        let resource = &*call.served.resource;
+        let message = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::about(Reason::MethodNotAllowed, &resource.group, &resource.plural, "", message));
+    }
     let (object, mut warnings) = decode_object(&call, &options, &body)?;
     let created = create_object(&call, &context, object.into()).await?;
     warnings.extend(call.served.strategy.warnings(&created.to_value(), None));
@@ -301,7 +306,9 @@ async fn modify_once(
     let (resource, strategy) = (&*call.served.resource, &*call.served.strategy);
     let Changed { object: mut new, owners } = new;
     let conditional = !matches!(metadata::text(&new, "resourceVersion"), "" | "0");
-    body::drop_nulls(&mut new);
+    if !strategy.keeps_nulls() {
+        body::drop_nulls(&mut new);
+    }
     check_uid(resource, key, &new, &before.object)?;
     strategy.default(&mut new);
     metadata::one_of_each_owner(context, &mut new);
@@ -318,7 +325,7 @@ async fn modify_once(
     }
     metadata::keep_for_update(&mut new, &old);
     if strategy.has_generation() && subresource.is_empty() {
-        metadata::bump_generation(&mut new, &old);
+        metadata::bump_generation(strategy, &mut new, &old);
     }
     let mut errors = metadata::validate_update(resource, strategy, &new, &old, key);
     let reservation = match subresource {
@@ -387,6 +394,11 @@ fn same(new: &Value, old: &Value) -> bool {
 pub fn decode_object(call: &Call, options: &WriteOptions, body: &Bytes) -> Result<(Value, Vec<String>), ApiError> {
     match BodyKind::of_object(&call.headers)? {
         BodyKind::Yaml => fields::read_tree(call, options.strictness, &body::yaml(body)?),
+        BodyKind::Protobuf if call.served.custom.is_some() => {
+            let message = "the body of the request was in an unknown format - accepted media types include: \
+                           application/json, application/yaml";
+            Err(ApiError::new(Reason::UnsupportedMediaType, message))
+        }
         BodyKind::Protobuf => fields::read_tree(call, options.strictness, &body::protobuf(body)?),
         _ => fields::read(call, options.strictness, body),
     }

@@ -8,7 +8,7 @@ pub(super) fn age(object: &Value, now: Timestamp) -> Value {
 }
 
 /// How long ago, in the short form: `5s`, `3m10s`, `2d4h`.
-pub(super) fn since(at: Option<&str>, now: Timestamp) -> String {
+pub(crate) fn since(at: Option<&str>, now: Timestamp) -> String {
     let at = at.and_then(|at| machinery::time::parse(at).ok());
     at.map_or_else(|| "<unknown>".to_owned(), |at| human(now.duration_since(at).as_secs()))
 }

@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::cells::age;
+pub(crate) use self::cells::since;
 use crate::conversion;
 use crate::request::negotiate::RowObject;
 use crate::request::respond;
@@ -196,6 +197,9 @@ pub fn of_list(
     metadata: &Value,
     now: Timestamp,
 ) -> Value {
+    if let Some(version) = &served.custom {
+        return version.columns.table(rows, items, metadata, now);
+    }
     let resource = &*served.resource;
     let columns = columns(&served.stored);
     let row = |object: Value| {

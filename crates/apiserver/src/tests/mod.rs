@@ -6,6 +6,7 @@ mod apply;
 mod audit;
 mod behaviour;
 mod certificates;
+mod custom;
 mod encryption;
 mod eviction;
 mod forwarding;

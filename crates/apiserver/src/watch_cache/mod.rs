@@ -82,16 +82,6 @@ impl Caches {
         Ok(cache)
     }
 
-    /// Makes the cache of a custom resource the one that its changes go to, in the place of an earlier one. It is loaded at
-    /// its first use.
-    pub fn install(&self, cache: &Arc<ResourceCache>) {
-        let prefix = storage_key::prefix(cache.resource(), None);
-        let earlier = self.by_prefix.write().expect(POISON).insert(short_prefix(&prefix).into(), cache.clone());
-        if let Some(earlier) = earlier {
-            earlier.close();
-        }
-    }
-
     /// Ends the watches of a custom resource's cache and lets go of it.
     pub fn retire(&self, cache: &Arc<ResourceCache>) {
         let prefix = storage_key::prefix(cache.resource(), None);
@@ -99,13 +89,20 @@ impl Caches {
         if all.get(short_prefix(&prefix)).is_some_and(|known| Arc::ptr_eq(known, cache)) {
             all.remove(short_prefix(&prefix));
         }
-        drop(all);
+        // Under the lock: nobody may put it back after this.
         cache.close();
     }
 
-    /// Loads a custom resource's cache when this is its first use.
+    /// Loads a custom resource's cache when this is its first use, and lets its changes come to it, unless it was retired:
+    /// then it shows what there is now to the request that still holds it.
     pub async fn loaded(&self, cache: &Arc<ResourceCache>) -> Result<(), ApiError> {
         let prefix = storage_key::prefix(cache.resource(), None);
+        if !cache.is_loaded() {
+            let mut all = self.by_prefix.write().expect(POISON);
+            if !cache.is_closed() {
+                all.insert(short_prefix(&prefix).into(), cache.clone());
+            }
+        }
         cache.loaded_with(|| self.load(cache, &prefix)).await.map_err(|error| store_failed(&error))
     }
 

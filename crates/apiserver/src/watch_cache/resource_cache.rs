@@ -3,6 +3,7 @@
 //! Two locks, neither held across an await or over encoding: `state` for objects and history, `watchers` for delivery. Who
 //! needs both takes `watchers` first. Only the dispatcher changes objects, so changes reach watchers in order.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::history::{Expired, History};
 use super::watchers::{Filter, Place, Watchers};
 use super::watching::{Hook, Start, Watching};
 use super::{Change, EventKind, POISON, frame};
+use crate::custom::{self, Schemas};
 
 /// A cached object.
 #[derive(Debug, Clone)]
@@ -108,6 +110,8 @@ pub(super) struct State {
 /// The cache of one resource.
 pub struct ResourceCache {
     resource: Row,
+    /// The schemas that stored bytes are read by, where they may be of an earlier one.
+    schemas: Option<Arc<Schemas>>,
     prefix_length: usize,
     loaded: OnceCell<()>,
     state: Mutex<State>,
@@ -122,11 +126,17 @@ impl ResourceCache {
         Self {
             prefix_length: storage_key::prefix(&resource, None).len(),
             resource,
+            schemas: None,
             loaded: OnceCell::new(),
             state: Mutex::new(state),
             watchers: Mutex::default(),
             recalling: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// The cache of a custom resource.
+    pub(crate) fn custom(resource: Row, schemas: Arc<Schemas>) -> Self {
+        Self { schemas: Some(schemas), ..Self::new(resource) }
     }
 
     /// The resource, in the form that is stored.
@@ -356,7 +366,11 @@ impl ResourceCache {
     }
 
     fn framed(&self, item: &KeyValue, kind: EventKind) -> Option<(Entry, Bytes)> {
-        let frame = frame::frame(kind, &item.value, item.modified.0);
+        let value = match &self.schemas {
+            Some(schemas) => custom::normalized(schemas, &self.resource, &item.value),
+            None => Cow::Borrowed(&*item.value),
+        };
+        let frame = frame::frame(kind, &value, item.modified.0);
         match Object::parse(&self.resource, frame::object_in_frame(kind, &frame)) {
             Ok(object) => {
                 let added = (kind == EventKind::Added).then(|| frame.clone());
