@@ -15,6 +15,7 @@ mod clients;
 mod crash;
 mod errors;
 mod kubectl;
+mod operations;
 mod policy;
 mod workloads;
 
