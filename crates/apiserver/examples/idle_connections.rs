@@ -123,7 +123,7 @@ fn config() -> Result<(Config, CertificateDer<'static>), Failure> {
         issuer: "https://localhost".to_owned(),
         service_cidr: "10.43.0.0/16".parse()?,
         node_port_range: (30_000, 32_767),
-        advertise: "127.0.0.1:6443".parse()?,
+        advertise: "192.0.2.1:6443".parse()?,
         kubelet_client: Arc::new(client.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()),
         version: Version {
             git_version: "v1.36.2".to_owned(),

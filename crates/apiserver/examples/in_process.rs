@@ -49,7 +49,7 @@ fn config() -> Config {
         issuer: "https://localhost".to_owned(),
         service_cidr: "10.43.0.0/16".parse().expect("a network"),
         node_port_range: (30_000, 32_767),
-        advertise: "127.0.0.1:6443".parse().expect("an address"),
+        advertise: "192.0.2.1:6443".parse().expect("an address"),
         kubelet_client: Arc::new(client.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()),
         version: Version {
             git_version: "v1.36.2".to_owned(),
