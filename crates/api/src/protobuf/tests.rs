@@ -263,7 +263,8 @@ fn every_field_that_is_on_the_wire_is_found() {
 #[test]
 fn every_field_of_every_type_survives_the_wire() {
     for of in schema::types().filter(|of| of.scalar().is_none()) {
-        let mut sample = schema::tests::sample(of, 6);
+        // Each type is the outermost once: deeper samples say nothing more, and take minutes.
+        let mut sample = schema::tests::sample(of, 3);
         drop_what_is_not_on_the_wire(&mut sample, of);
         let bytes = encode::message(of, sample.to_string().as_bytes()).unwrap();
         let mut seen = Map::new();

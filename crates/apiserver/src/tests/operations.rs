@@ -16,14 +16,16 @@ async fn text(cluster: &Cluster, uri: &str) -> (StatusCode, String) {
 #[tokio::test]
 async fn metrics_count_what_was_asked() {
     let cluster = Cluster::start().await;
-    cluster.post(CONFIG_MAPS, config_map("a", json!({}))).await;
-    cluster.call(Method::GET, &format!("{CONFIG_MAPS}/none"), &Value::Null).await;
-    cluster.call(Method::GET, "/api/v1/namespaces/default/configmaps/a/what/ever", &Value::Null).await;
-    let mut events = cluster.watch(&format!("{CONFIG_MAPS}?watch=1")).await;
+    // The cluster itself has none of them.
+    let secrets = "/api/v1/namespaces/default/secrets";
+    cluster.post(secrets, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}})).await;
+    cluster.call(Method::GET, &format!("{secrets}/none"), &Value::Null).await;
+    cluster.call(Method::GET, &format!("{secrets}/a/what/ever"), &Value::Null).await;
+    let mut events = cluster.watch(&format!("{secrets}?watch=1")).await;
     assert_eq!(events.short().await, "ADDED a");
     let (status, shown) = text(&cluster, "/metrics").await;
     assert_eq!(status, StatusCode::OK);
-    let about = r#"group="",version="v1",resource="configmaps",subresource="""#;
+    let about = r#"group="",version="v1",resource="secrets",subresource="""#;
     for line in [
         format!(
             r#"apiserver_request_total{{verb="POST",dry_run="",{about},scope="namespace",component="apiserver",code="201"}} 1"#
@@ -35,9 +37,9 @@ async fn metrics_count_what_was_asked() {
             r#"apiserver_request_duration_seconds_count{{verb="POST",dry_run="",{about},scope="namespace",component="apiserver"}} 1"#
         ),
         format!(r#"apiserver_longrunning_requests{{verb="WATCH",{about},scope="namespace",component="apiserver"}} 1"#),
-        r#"apiserver_watch_events_total{group="",version="v1",resource="configmaps"} 1"#.to_owned(),
-        r#"apiserver_storage_objects{resource="configmaps"} 1"#.to_owned(),
-        r#"etcd_requests_total{operation="create",group="",resource="configmaps"} 1"#.to_owned(),
+        r#"apiserver_watch_events_total{group="",version="v1",resource="secrets"} 1"#.to_owned(),
+        r#"apiserver_storage_objects{resource="secrets"} 1"#.to_owned(),
+        r#"etcd_requests_total{operation="create",group="",resource="secrets"} 1"#.to_owned(),
         r#"apiserver_current_inflight_requests{request_kind="readOnly"} 1"#.to_owned(),
         r#"apiserver_current_inflight_requests{request_kind="mutating"} 0"#.to_owned(),
     ] {
