@@ -106,8 +106,7 @@ async fn connect_all(address: SocketAddr, certificate: &str, count: usize) -> Re
 fn config() -> Result<(Config, CertificateDer<'static>), Failure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = rcgen::KeyPair::generate()?;
-    let mut names = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?;
-    names.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let names = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?;
     let certificate = names.self_signed(&key)?;
     let private = PrivateKeyDer::try_from(key.serialize_der())?;
     let tls = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The server's limits, with what would happen without each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections; more wait to be accepted. Each costs about 20 kB, and file descriptors are finite.
+    /// Open connections; more wait to be accepted. Each costs about 26 kB, and file descriptors are finite.
     pub connections_max: usize,
     /// Requests that run at a time and are not exempt, shared out by priority level. Upstream's
     /// `--max-requests-inflight` and `--max-mutating-requests-inflight` together. Without it, one greedy client would take

@@ -64,7 +64,9 @@ pub(crate) async fn serve(server: Arc<Server>, listener: TcpListener, stop: Stop
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(server.clone(), acceptor.clone(), stream, graceful.watcher(), permit);
+                // Boxed, since each future that holds another one keeps room for it twice.
+                let connection =
+                    Box::pin(connection(server.clone(), acceptor.clone(), stream, graceful.watcher(), permit));
                 let cut = cut.clone();
                 server.tasks.spawn("connection", async move {
                     let _ = cut.or_stopped(connection).await;
@@ -116,12 +118,13 @@ async fn connection(
     let shared = server.clone();
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (server, certificate) = (shared.clone(), certificate.clone());
-        async move {
+        // Boxed: a connection keeps a place for its request's future, which takes some 30 kB, also while it is idle.
+        Box::pin(async move {
             Ok::<_, Infallible>(match certificate {
                 Ok(certificate) => answer(&server, request, Origin::Connection(certificate)).await,
                 Err(error) => respond::error(Form::default(), &error).map(Answered::of),
             })
-        }
+        })
     });
     let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = Stalling::new(tls, server.config.limits.stall_max, http2.then_some(server.config.limits.header_time_max));
