@@ -135,7 +135,8 @@ impl<'a> Source<'a> {
         document.field("info", &self.info());
         document.map("paths", paths.iter().map(|path| (path.path.clone(), path.to_json(Dialect::V2))));
         let built_in = |of: TypeRef| (of.name().to_owned(), self.built_in(of, Dialect::V2));
-        let customs = self.custom.iter().flat_map(|custom| definitions::custom(*custom, Dialect::V2));
+        let customs =
+            self.custom.iter().flat_map(|custom| definitions::custom(*custom, &self.descriptions, Dialect::V2));
         document.map("definitions", schema::types().map(built_in).chain(customs));
         document.field("parameters", &parameters::shared());
         document.field("securityDefinitions", &security());
@@ -192,7 +193,8 @@ impl<'a> Source<'a> {
         let mut waiting: Vec<TypeRef> = paths.iter().flat_map(Path::types).filter_map(schema::by_name).collect();
         let here =
             self.custom.iter().filter(|it| paths::document(&it.resource.group, &it.resource.version) == document);
-        let customs: Vec<_> = here.flat_map(|custom| definitions::custom(*custom, Dialect::V3)).collect();
+        let customs: Vec<_> =
+            here.flat_map(|custom| definitions::custom(*custom, &self.descriptions, Dialect::V3)).collect();
         if !customs.is_empty() {
             waiting.extend(definitions::METADATA.iter().filter_map(|name| schema::by_name(name)));
         }

@@ -157,23 +157,25 @@ pub(super) fn custom_name(resource: &Resource) -> String {
 }
 
 /// A custom resource's type and that of its list.
-pub(super) fn custom(custom: Custom<'_>, dialect: Dialect) -> Vec<(String, Value)> {
+pub(super) fn custom(custom: Custom<'_>, descriptions: &Descriptions, dialect: Dialect) -> Vec<(String, Value)> {
     let resource = custom.resource;
     let name = custom_name(resource);
     let kind = |kind: &str| json!([group_version_kind(&resource.group, &resource.version, kind)]);
     let mut object = custom.schema.as_object().cloned().unwrap_or_default();
-    if dialect == Dialect::V2 {
+    // Clients of v2 refuse every field that is not named once one is.
+    let open = dialect == Dialect::V2 && object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    if open {
+        object.clear();
+    } else if dialect == Dialect::V2 {
         object = as_v2(object);
     }
     object.insert("type".into(), "object".into());
     object.insert("x-kubernetes-group-version-kind".into(), kind(&resource.kind));
-    if let Value::Object(properties) = object.entry("properties").or_insert_with(|| json!({})) {
-        properties.extend(type_meta());
-        properties.insert("metadata".into(), dialect.reference(OBJECT_META));
+    if !open && let Value::Object(properties) = object.entry("properties").or_insert_with(|| json!({})) {
+        properties.extend(meta("ConfigMap", descriptions, dialect));
     }
     let list_kind = format!("{}List", resource.kind);
-    let mut properties = type_meta();
-    properties.insert("metadata".into(), dialect.reference(LIST_META));
+    let mut properties = meta("ConfigMapList", descriptions, dialect);
     properties.insert("items".into(), json!({"type": "array", "items": dialect.reference(&name)}));
     let list = json!({"description": format!("{list_kind} is a list of {}", resource.kind), "type": "object",
         "properties": properties, "required": ["items"], "x-kubernetes-group-version-kind": kind(&list_kind)});
@@ -184,12 +186,12 @@ pub(super) fn custom(custom: Custom<'_>, dialect: Dialect) -> Vec<(String, Value
     types
 }
 
-fn type_meta() -> Map<String, Value> {
-    let text = |about: &str| json!({"type": "string", "description": about});
-    Map::from_iter([
-        ("apiVersion".to_owned(), text("The group and version of this object's schema.")),
-        ("kind".to_owned(), text("The kind of this object.")),
-    ])
+/// The fields that every object has, or every list, as this one of them has them.
+fn meta(kind: &str, descriptions: &Descriptions, dialect: Dialect) -> Map<String, Value> {
+    let of = crate::schema::by_kind("", "v1", kind).expect("the table has the core kinds");
+    let fields = of.fields().iter().zip(descriptions.of_fields(of));
+    let common = fields.filter(|(field, _)| ["apiVersion", "kind", "metadata"].contains(&field.name));
+    common.map(|(field, text)| (field.name.to_owned(), property(field, text, dialect))).collect()
 }
 
 /// What v2 can say of a v3 schema: less, and where leaving a part out would make it stricter, nothing at all.

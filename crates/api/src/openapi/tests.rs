@@ -118,8 +118,20 @@ fn custom_resources_are_described_beside_the_built_in_ones() {
     let crontab = &three["components"]["schemas"]["com.example.stable.v1.CronTab"];
     assert_eq!(crontab["properties"]["spec"], schema["properties"]["spec"]);
     assert_eq!(crontab["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
+    // `kubectl explain crontab` once had words of ours, and none for the metadata.
+    for (field, about) in
+        [("apiVersion", "APIVersion defines"), ("kind", "Kind is"), ("metadata", "Standard object's metadata")]
+    {
+        let said = crontab["properties"][field]["description"].as_str().unwrap_or_default();
+        assert!(said.starts_with(about), "{field}: {said}");
+    }
     let two = parse(&v2(VERSION, &custom));
     check_whole(&two);
     let spec = &two["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"];
     assert_eq!(spec["when"], json!({"description": "When it runs."}), "v2 cannot say that it may be null");
+    // One that takes everything names nothing: kubectl refused each field that was not named.
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"spec": {"type": "object"}}});
+    let two = parse(&v2(VERSION, &[Custom { resource: &resource, schema: &open }]));
+    let crontab = two["definitions"]["com.example.stable.v1.CronTab"].as_object().unwrap();
+    assert_eq!(crontab.keys().collect::<Vec<_>>(), ["type", "x-kubernetes-group-version-kind"]);
 }
