@@ -53,7 +53,7 @@ fn run_one(root: &Path, target: &str, seconds: u32) -> Result<bool> {
     let metadata = cargo_metadata::MetadataCommand::new().current_dir(root).no_deps().exec()?;
     let found = metadata.target_directory.join("fuzz-corpus").join(target);
     fs::create_dir_all(&found).with_context(|| format!("cannot make {found}"))?;
-    let seeds = root.join("fuzz/corpus").join(target);
+    let seeds = root.join("fuzz/seeds").join(target);
     let status = Command::new("cargo")
         .args(["+nightly", "fuzz", "run", target])
         .arg(&found)
