@@ -108,7 +108,7 @@ impl LogFile {
     fn append(&mut self, events: Vec<Event>) -> io::Result<()> {
         let mut lines = Vec::with_capacity(events.len() * 1024);
         for event in events {
-            lines.extend(event.encode());
+            event.encode(&mut lines);
             lines.push(b'\n');
         }
         self.write(&lines)

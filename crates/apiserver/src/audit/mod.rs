@@ -106,23 +106,21 @@ impl Audit {
             answer.headers_mut().insert(HEADER, id);
         }
         // Who could not be authenticated is nobody, and that is worth a line.
-        let verdict = trail.verdict.get_or_init(|| trail.policy.verdict(None, &trail.attributes)).clone();
+        let verdict = trail.verdict.get_or_init(|| trail.policy.verdict(None, &trail.attributes));
         if verdict.level == Level::None {
             return;
         }
         let code = answer.status().as_u16();
-        let event = |stage: Stage, response: Option<Bytes>| {
-            Event::of(trail, &verdict, stage, self.clock.now(), code, response, notes.annotations())
-        };
+        let event = |stage, response| Event { notes: notes.clone(), stage, at: self.clock.now(), code, response };
         match answer.body_mut() {
             Body::Full(body) => {
                 let shown = verdict.level == Level::RequestResponse || code >= 400;
                 let body = Some(body.clone()).filter(|_| shown);
-                writing.log.send(&verdict, Stage::ResponseComplete, || event(Stage::ResponseComplete, body));
+                writing.log.send(verdict, Stage::ResponseComplete, || event(Stage::ResponseComplete, body));
             }
             Body::Stream(stream) => {
-                writing.log.send(&verdict, Stage::ResponseStarted, || event(Stage::ResponseStarted, None));
-                let ended = Ended { audit: self.clone(), notes: notes.clone(), verdict: verdict.clone(), code };
+                writing.log.send(verdict, Stage::ResponseStarted, || event(Stage::ResponseStarted, None));
+                let ended = Ended { audit: self.clone(), notes: notes.clone(), code };
                 let inner = std::mem::replace(stream, futures::stream::empty().boxed());
                 *stream = watched(inner, ended).boxed();
             }
@@ -134,17 +132,15 @@ impl Audit {
 struct Ended {
     audit: Arc<Audit>,
     notes: Arc<crate::request::notes::Notes>,
-    verdict: Verdict,
     code: u16,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let (Some(writing), Some(trail)) = (&self.audit.writing, self.notes.trail()) else { return };
-        let (now, notes) = (self.audit.clock.now(), self.notes.annotations());
-        writing.log.send(&self.verdict, Stage::ResponseComplete, || {
-            Event::of(trail, &self.verdict, Stage::ResponseComplete, now, self.code, None, notes)
-        });
+        let verdict = self.notes.trail().and_then(|trail| trail.verdict.get());
+        let (Some(writing), Some(verdict)) = (&self.audit.writing, verdict) else { return };
+        let (stage, at, code) = (Stage::ResponseComplete, self.audit.clock.now(), self.code);
+        writing.log.send(verdict, stage, || Event { notes: self.notes.clone(), stage, at, code, response: None });
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::managed::{self, Owners};
 use super::query::WriteOptions;
 use super::respond::Answer;
-use super::write::{Changed, changed_answer, create_object, modify};
+use super::write::{Changed, create_object, modify, written};
 use super::{CREATED, Call, body, metadata};
 use crate::authorization::Attributes;
 use crate::fields;
@@ -22,15 +22,14 @@ pub struct Configuration {
     tree: Value,
     /// Whether conflicts are taken, not reported.
     force: bool,
-    /// What the client is told about keys that are given twice.
-    pub warnings: Vec<String>,
 }
 
 impl Configuration {
     /// Reads a request's body and options.
     pub fn read(call: &Call, options: &WriteOptions, body: &Bytes) -> Result<Self, ApiError> {
         let (tree, warnings) = body::yaml_with_duplicates(body, options.strictness)?;
-        Ok(Self { tree, force: call.query.flag("force"), warnings })
+        warnings.into_iter().for_each(|warning| call.notes.warn(warning));
+        Ok(Self { tree, force: call.query.flag("force") })
     }
 
     /// The configuration itself.
@@ -63,9 +62,7 @@ pub async fn answer(call: Call, options: &WriteOptions, body: &Bytes) -> Result<
     let context = call.context(options.dry_run);
     let change = |old: &Tree| merged(&call, &context, &configuration, Some(old));
     match modify(&call, &context, &call.key(), &change).await {
-        Ok((changed, old)) => {
-            Ok(changed_answer(&call, StatusCode::OK, &changed, old.as_ref(), configuration.warnings.clone()))
-        }
+        Ok(changed) => Ok(written(&call, StatusCode::OK, &changed)),
         Err(error) if error.is_not_found() && call.target.subresource.is_empty() => {
             create(&call, &context, &configuration).await
         }
@@ -83,7 +80,7 @@ async fn create(call: &Call, context: &Context<'_>, configuration: &Configuratio
     }
     let new = merged(call, context, configuration, None)?;
     let created = create_object(call, context, new).await?;
-    Ok(changed_answer(call, CREATED, &created, None, configuration.warnings.clone()))
+    Ok(written(call, CREATED, &created))
 }
 
 /// A write that creates what it does not find needs the right to create as well.

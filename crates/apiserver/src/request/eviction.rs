@@ -142,7 +142,7 @@ impl Eviction<'_> {
                 let object = marked(old, &metadata::time(self.context.now));
                 Ok(Changed { object, owners: Owners::Untouched })
             };
-            let (pod, _) = modify(&call, self.context, self.key, &change).await?;
+            let pod = modify(&call, self.context, self.key, &change).await?;
             // The version that the client meant is now the one that this just wrote.
             options.resource_version = options.resource_version.map(|_| pod.revision());
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::negotiate::BodyKind;
 use super::query::WriteOptions;
 use super::respond::Answer;
-use super::write::{changed_answer, modify, place};
+use super::write::{modify, place, written};
 use super::{Call, apply, body};
 use crate::fields;
 
@@ -25,18 +25,16 @@ pub async fn patch(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     }
     let patch = Patch::read(&call, &body)?;
     let context = call.context(options.dry_run);
-    let warnings = std::sync::Mutex::new(Vec::new());
     let change = |old: &Tree| {
         let patched = patch.apply(&call, old)?;
         let (mut new, found) = fields::read_tree(&call, options.strictness, &patched)?;
         // A patch cannot make the object another one.
         place(&call, &mut new)?;
-        *warnings.lock().expect("nobody panics while holding the warnings") = found;
+        found.into_iter().for_each(|warning| call.notes.warn(warning));
         Ok(new.into())
     };
-    let (changed, old) = modify(&call, &context, &call.key(), &change).await?;
-    let warnings = warnings.into_inner().expect("nobody panics while holding the warnings");
-    Ok(changed_answer(&call, StatusCode::OK, &changed, old.as_ref(), warnings))
+    let changed = modify(&call, &context, &call.key(), &change).await?;
+    Ok(written(&call, StatusCode::OK, &changed))
 }
 
 /// A decoded patch.

@@ -77,7 +77,7 @@ pub async fn write(mut call: Call, body: Bytes) -> Result<Answer, ApiError> {
         }
         Ok(Changed { object: new, owners: managed::Owners::Are(managers) })
     };
-    let (object, _) = write::modify(&call, &context, &key, &change).await?;
+    let object = write::modify(&call, &context, &key, &change).await?;
     answer(&call, &object)
 }
 

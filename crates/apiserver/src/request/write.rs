@@ -56,12 +56,9 @@ pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
         let message = "create not allowed while custom resource definition is terminating";
         return Err(ApiError::about(Reason::MethodNotAllowed, &resource.group, &resource.plural, "", message));
     }
-    let (object, mut warnings) = decode_object(&call, &options, &body)?;
+    let object = decode_object(&call, &options, &body)?;
     let created = create_object(&call, &context, object.into()).await?;
-    warnings.extend(call.served.strategy.warnings(&created.to_value(), None));
-    let mut answer = respond::object(CREATED, call.form, &created, &call.served, context.now);
-    respond::add_warnings(&mut answer, &warnings);
-    Ok(answer)
+    Ok(written(&call, CREATED, &created))
 }
 
 /// Creates an object from a decoded body.
@@ -71,27 +68,32 @@ pub async fn create_object(call: &Call, context: &Context<'_>, mut new: Changed)
     if !metadata::text(&new.object, "resourceVersion").is_empty() {
         return Err(ApiError::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"));
     }
-    let generated = metadata::is_generated(&new.object);
-    let attempts = if generated { NAMES_MAX } else { 1 };
-    let mut refused = None;
-    for _ in 0..attempts {
+    if !metadata::is_generated(&new.object) {
+        let key = Key::new(key.namespace, metadata::text(&new.object, "name"));
+        let generates = !metadata::text(&new.object, "generateName").is_empty();
+        let created = create_once(call, context, &key, new).await?;
+        return created.map_err(|()| name_taken(resource, &key, generates));
+    }
+    let mut refused = key;
+    for _ in 0..NAMES_MAX {
         let mut new = new.clone();
-        if generated {
-            metadata::generate_name(context, &mut new.object);
-        }
-        let key = Key::new(key.namespace.clone(), metadata::text(&new.object, "name"));
+        metadata::generate_name(context, &mut new.object);
+        let key = Key::new(refused.namespace.clone(), metadata::text(&new.object, "name"));
         match create_once(call, context, &key, new).await? {
             Ok(object) => return Ok(object),
-            Err(()) => refused = Some(key),
+            Err(()) => refused = key,
         }
     }
-    let name = refused.map(|key| key.name.to_string()).unwrap_or_default();
-    let mut error = ApiError::already_exists(&resource.group, &resource.plural, &name);
-    if !metadata::text(&new.object, "generateName").is_empty() {
+    Err(name_taken(resource, &refused, true))
+}
+
+fn name_taken(resource: &Resource, key: &Key, generates: bool) -> ApiError {
+    let mut error = ApiError::already_exists(&resource.group, &resource.plural, &key.name);
+    if generates {
         error.message.push_str(", the server was not able to generate a unique name for the object");
         error.details["retryAfterSeconds"] = 1.into();
     }
-    Err(error)
+    error
 }
 
 /// One attempt; the inner error says that the name is taken.
@@ -119,6 +121,7 @@ async fn create_once(
     if !errors.is_empty() {
         return Err(invalid(&call.served.resource, &key.name, &errors));
     }
+    strategy.warnings(&object, None).into_iter().for_each(|warning| call.notes.warn(warning));
     validate(call, &attempt, &object).await?;
     let storage_key = Bytes::from(storage_key::of(&call.served.resource, key));
     if context.dry_run {
@@ -138,12 +141,12 @@ async fn create_once(
 /// Answers `update` of an object or a subresource.
 pub async fn update(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let options = WriteOptions::of(&call)?;
-    let (mut object, warnings) = decode_object(&call, &options, &body)?;
+    let mut object = decode_object(&call, &options, &body)?;
     let context = call.context(options.dry_run);
     let key = place(&call, &mut object)?;
     let change = |_: &Tree| Ok(object.clone().into());
     match modify(&call, &context, &key, &change).await {
-        Ok((changed, old)) => Ok(changed_answer(&call, StatusCode::OK, &changed, old.as_ref(), warnings)),
+        Ok(changed) => Ok(written(&call, StatusCode::OK, &changed)),
         Err(error)
             if error.is_not_found()
                 && call.target.subresource.is_empty()
@@ -152,7 +155,7 @@ pub async fn update(call: Call, body: Bytes) -> Result<Answer, ApiError> {
             apply::may_create(&call)?;
             without_revision(&mut object)?;
             let created = create_object(&call, &context, object.into()).await?;
-            Ok(changed_answer(&call, CREATED, &created, None, warnings))
+            Ok(written(&call, CREATED, &created))
         }
         Err(error) => Err(error),
     }
@@ -168,21 +171,9 @@ fn without_revision(object: &mut Value) -> Result<(), ApiError> {
     }
 }
 
-/// The answer to a change.
-pub fn changed_answer(
-    call: &Call,
-    status: StatusCode,
-    object: &Object,
-    old: Option<&Value>,
-    mut warnings: Vec<String>,
-) -> Answer {
-    let now = call.server.config.clock.now();
-    if old.is_some() {
-        warnings.extend(call.served.strategy.warnings(&object.to_value(), old));
-    }
-    let mut answer = respond::object(status, call.form, object, &call.served, now);
-    respond::add_warnings(&mut answer, &warnings);
-    answer
+/// The answer to a write.
+pub fn written(call: &Call, status: StatusCode, object: &Object) -> Answer {
+    respond::object(status, call.form, object, &call.served, call.server.config.clock.now())
 }
 
 /// Makes the new object of the one that is there.
@@ -204,13 +195,13 @@ impl From<Value> for Changed {
 }
 
 /// Changes an object: `change` makes the new tree of the current one, again if somebody else was first, unless it names the
-/// resource version that it was made for. Gives the object as it is afterwards, and as it was when it was changed.
+/// resource version that it was made for. Gives the object as it is afterwards.
 pub async fn modify(
     call: &Call,
     context: &Context<'_>,
     key: &Key,
     change: Change<'_>,
-) -> Result<(Object, Option<Value>), ApiError> {
+) -> Result<Object, ApiError> {
     let resource = &*call.served.resource;
     let mut current = Current::of(call, key).await?;
     for _ in 0..ATTEMPTS_MAX {
@@ -227,7 +218,7 @@ pub async fn modify(
         }
         let step = modify_once(call, context, key, &current, old, new).await?;
         match step {
-            Step::Done(object, old) => return Ok((object, old)),
+            Step::Done(object) => return Ok(object),
             Step::Overtaken(None) => return Err(ApiError::not_found(&resource.group, &resource.plural, &key.name)),
             Step::Overtaken(Some(newer)) => current = Current::newer(&call.served, &newer)?,
         }
@@ -291,7 +282,7 @@ fn check_version(call: &Call, key: &Key, named: &str, current: &Current) -> Resu
 }
 
 enum Step {
-    Done(Object, Option<Value>),
+    Done(Object),
     Overtaken(Option<KeyValue>),
 }
 
@@ -340,12 +331,15 @@ async fn modify_once(
     if !errors.is_empty() {
         return Err(invalid(resource, &key.name, &errors));
     }
+    if subresource.is_empty() {
+        strategy.warnings(&new, Some(&old)).into_iter().for_each(|warning| call.notes.warn(warning));
+    }
     validate(call, &attempt, &new).await?;
     if context.dry_run {
-        return Ok(Step::Done(parse_at(resource, new, current.object.revision(), &owned.encoded)?, Some(old)));
+        return Ok(Step::Done(parse_at(resource, new, current.object.revision(), &owned.encoded)?));
     }
     if same(&new, &old) && !owned.changed {
-        return conversion::object_from_stored(&call.served, current.object.clone()).map(|same| Step::Done(same, None));
+        return conversion::object_from_stored(&call.served, current.object.clone()).map(Step::Done);
     }
     let storage_key = Bytes::from(storage_key::of(resource, key));
     let precondition = Precondition::ModifiedAt(storage_key.clone(), Revision(current.object.revision()));
@@ -354,7 +348,7 @@ async fn modify_once(
     let write = if gone { Write::Delete(storage_key) } else { Write::Put(storage_key, stored.clone()) };
     match commit(call, precondition, write, reservation).await? {
         TxnOutcome::Committed(revision) => {
-            from_stored_bytes(&call.served, &stored, revision).map(|object| Step::Done(object, Some(old)))
+            from_stored_bytes(&call.served, &stored, revision).map(Step::Done)
         }
         TxnOutcome::Refused { current: Some(_), .. } if conditional => {
             Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED))
@@ -382,26 +376,35 @@ fn check_uid(resource: &Resource, key: &Key, new: &Value, old: &Value) -> Result
 
 /// Whether a change changes nothing. The resource version is the server's and does not count.
 fn same(new: &Value, old: &Value) -> bool {
-    let strip = |value: &Value| {
-        let mut value = value.clone();
-        metadata::fields(&mut value).shift_remove("resourceVersion");
-        value
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new == old };
+    let same_metadata = || match (new.get("metadata"), old.get("metadata")) {
+        (Some(Value::Object(new)), Some(Value::Object(old))) => same_but_for(new, old, "resourceVersion"),
+        (new, old) => new == old,
     };
-    strip(new) == strip(old)
+    same_but_for(new, old, "metadata") && same_metadata()
 }
 
-/// Decodes an object's body and says what is wrong with its fields.
-pub fn decode_object(call: &Call, options: &WriteOptions, body: &Bytes) -> Result<(Value, Vec<String>), ApiError> {
-    match BodyKind::of_object(&call.headers)? {
-        BodyKind::Yaml => fields::read_tree(call, options.strictness, &body::yaml(body)?),
+/// Whether two maps are the same but for one field.
+fn same_but_for(new: &serde_json::Map<String, Value>, old: &serde_json::Map<String, Value>, but: &str) -> bool {
+    let fields = |map: &serde_json::Map<String, Value>| map.len() - usize::from(map.contains_key(but));
+    fields(new) == fields(old)
+        && new.iter().filter(|(field, _)| *field != but).all(|(field, value)| old.get(field) == Some(value))
+}
+
+/// Decodes an object's body. What is odd about its fields is told to the writer.
+pub fn decode_object(call: &Call, options: &WriteOptions, body: &Bytes) -> Result<Value, ApiError> {
+    let (object, warnings) = match BodyKind::of_object(&call.headers)? {
+        BodyKind::Yaml => fields::read_tree(call, options.strictness, &body::yaml(body)?)?,
         BodyKind::Protobuf if call.served.custom.is_some() => {
             let message = "the body of the request was in an unknown format - accepted media types include: \
                            application/json, application/yaml";
-            Err(ApiError::new(Reason::UnsupportedMediaType, message))
+            return Err(ApiError::new(Reason::UnsupportedMediaType, message));
         }
-        BodyKind::Protobuf => fields::read_tree(call, options.strictness, &body::protobuf(body)?),
-        _ => fields::read(call, options.strictness, body),
-    }
+        BodyKind::Protobuf => fields::read_tree(call, options.strictness, &body::protobuf(body)?)?,
+        _ => fields::read(call, options.strictness, body)?,
+    };
+    warnings.into_iter().for_each(|warning| call.notes.warn(warning));
+    Ok(object)
 }
 
 /// Checks kind, namespace and name of a body against the path, and fills in what it leaves out.
