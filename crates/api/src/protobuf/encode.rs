@@ -87,17 +87,19 @@ pub fn object(of: TypeRef, api_version: &str, kind: &str, json: &[u8]) -> Result
     Ok(envelope(api_version, kind, &message(of, json)?))
 }
 
-/// Any document that says its own `apiVersion` and `kind`, in its envelope; `None` where that kind has no protobuf form.
+/// Any document in its envelope; `None` where it does not say its `apiVersion` and `kind`, or that kind has no protobuf form.
 pub fn document(json: &[u8]) -> Result<Option<Vec<u8>>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Head<'a> {
         #[serde(borrow)]
-        api_version: Borrowed<'a>,
+        api_version: Option<Borrowed<'a>>,
         #[serde(borrow)]
-        kind: Borrowed<'a>,
+        kind: Option<Borrowed<'a>>,
     }
-    let Head { api_version, kind } = serde_json::from_slice(json)?;
+    let Head { api_version: Some(api_version), kind: Some(kind) } = serde_json::from_slice(json)? else {
+        return Ok(None);
+    };
     let raw = match (&*api_version.0, &*kind.0) {
         ("meta.k8s.io/v1", "PartialObjectMetadata") => metadata_message(json)?,
         ("meta.k8s.io/v1", "PartialObjectMetadataList") => metadata_list(json)?,

@@ -62,6 +62,18 @@ async fn protobuf_says_what_json_says() {
     assert_eq!(decoded(&body)["groupVersion"], "apps/v1");
 }
 
+/// Upstream's conformance suite asks for everything as protobuf first. `/version` has no such form and `/api` does not say its
+/// version: both answered 500.
+#[tokio::test]
+async fn a_document_without_a_protobuf_form_comes_as_json() {
+    let cluster = Cluster::start().await;
+    for path in ["/version", "/api"] {
+        let (status, headers, body) = get_as(&cluster, &format!("{PROTOBUF},application/json"), path).await;
+        assert_eq!((status, &headers["content-type"]), (StatusCode::OK, &"application/json".parse().unwrap()), "{path}");
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), cluster.get(path).await, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn writes_answer_in_protobuf_too() {
     let cluster = Cluster::start().await;
