@@ -357,6 +357,18 @@ fn writes_what_json_has_in_line() {
     assert_eq!(list, data(24, [data(2, &leaf), data(2, &leaf)].concat()));
 }
 
+/// Go clients could not read a list of resources: its verbs are a message of their own, for Go's sake.
+#[test]
+fn the_verbs_of_a_resource_are_a_message() {
+    let verbs = [data(1, "get"), data(1, "list")].concat();
+    let resource = [data(1, "pods"), int(2, 1), data(3, "Pod"), data(4, verbs), data(6, "pod")].concat();
+    let document = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [
+        {"name": "pods", "namespaced": true, "kind": "Pod", "verbs": ["get", "list"], "singularName": "pod"}]});
+    let written = encode::document(document.to_string().as_bytes()).unwrap().unwrap();
+    assert_eq!(written, object("v1", "APIResourceList", &[data(1, "v1"), data(2, resource)]));
+    assert_eq!(decode(&written).unwrap().2, document);
+}
+
 #[test]
 fn says_which_value_does_not_fit() {
     let of = type_of("apps/v1", "Deployment").unwrap();
