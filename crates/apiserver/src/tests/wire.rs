@@ -69,7 +69,11 @@ async fn a_document_without_a_protobuf_form_comes_as_json() {
     let cluster = Cluster::start().await;
     for path in ["/version", "/api"] {
         let (status, headers, body) = get_as(&cluster, &format!("{PROTOBUF},application/json"), path).await;
-        assert_eq!((status, &headers["content-type"]), (StatusCode::OK, &"application/json".parse().unwrap()), "{path}");
+        assert_eq!(
+            (status, &headers["content-type"]),
+            (StatusCode::OK, &"application/json".parse().unwrap()),
+            "{path}"
+        );
         assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), cluster.get(path).await, "{path}");
     }
 }
