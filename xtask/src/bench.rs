@@ -14,6 +14,9 @@ use crate::packages;
 /// What an idle cluster does is averaged over so long.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// How long the allocator and the caches' histories get to come to rest before memory is read.
+const SETTLE: Duration = Duration::from_secs(20);
+
 /// Runs all measurements.
 pub(crate) fn run(root: &Path, binaries: Option<PathBuf>) -> Result<()> {
     packages::install_for_tests()?;
@@ -33,6 +36,28 @@ pub(crate) fn run(root: &Path, binaries: Option<PathBuf>) -> Result<()> {
     print!("{}", bench.output(&bench.beside("workload"), &["pods", "--kubeconfig", &kubeconfig])?);
     print!("{}", bench.output(&bench.beside("workload"), &["api", "--kubeconfig", &kubeconfig])?);
     bench.idle("idle_after_load")?;
+    drop(bench);
+    memory_of(&binaries, "definitions", 200)?;
+    memory_of(&binaries, "pods-at-rest", 20_000)
+}
+
+/// What each of `count` objects costs in a cluster that has nothing else to do, in every cache that keeps it.
+fn memory_of(binaries: &Path, work: &str, count: u32) -> Result<()> {
+    let bench = Bench::new(binaries.join("timonier"))?;
+    bench.timonier(&["up", "--detach"])?;
+    std::thread::sleep(SETTLE);
+    let before = bench.pss_kib()?;
+    let kubeconfig = bench.data().join("kubeconfig").display().to_string();
+    let args = [work, "--kubeconfig", &kubeconfig, "--count", &count.to_string()];
+    print!("{}", bench.output(&bench.beside("workload"), &args)?);
+    std::thread::sleep(SETTLE);
+    let after = bench.pss_kib()?;
+    println!(
+        "memory_of_{work} count={count} before_mb={:.1} after_mb={:.1} kb_each={:.2}",
+        f64::from(before) / 1024.0,
+        f64::from(after) / 1024.0,
+        f64::from(after.saturating_sub(before)) * 1.024 / f64::from(count)
+    );
     Ok(())
 }
 
@@ -125,18 +150,19 @@ impl Bench {
         let before = self.ticks()?;
         std::thread::sleep(IDLE);
         let ticks = self.ticks()? - before;
-        let pids = self.processes()?;
-        let mut pss = 0;
-        for pid in &pids {
-            pss += pss_kib(*pid)?;
-        }
+        let (pss, processes) = (self.pss_kib()?, self.processes()?.len());
         let cpu = ticks as f64 / 100.0 / IDLE.as_secs_f64() * 100.0;
         println!(
             "{name} pss_mb={:.1} cpu_percent_of_a_core={cpu:.2} processes={}",
             f64::from(pss) / 1024.0,
-            pids.len()
+            processes
         );
         Ok(())
+    }
+
+    /// Memory of every process of the node.
+    fn pss_kib(&self) -> Result<u32> {
+        self.processes()?.into_iter().map(pss_kib).sum()
     }
 
     /// User and system time of the node's processes, in hundredths of a second.

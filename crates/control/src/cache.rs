@@ -171,6 +171,12 @@ impl Cache {
         self.look_up(IndexName::Custom(index.name), value, || Box::new(values))
     }
 
+    /// The values that the index has objects under, each once, in order. No object is looked at.
+    pub fn index_values(&self, index: &CustomIndex) -> Vec<String> {
+        let (name, values) = (IndexName::Custom(index.name), index.values);
+        self.with_index(name, || Box::new(values), |index, _| index.values())
+    }
+
     /// Each present object first, then each change.
     pub fn changes(&self) -> Changes {
         let queue = Arc::new(Queue::default());
@@ -215,15 +221,25 @@ impl Cache {
     }
 
     fn look_up(&self, name: IndexName, value: &str, extract: impl FnOnce() -> Extract) -> Vec<Object> {
+        self.with_index(name, extract, |index, objects| index.find(value, objects))
+    }
+
+    /// Calls with an index, which is built when this is its first use.
+    fn with_index<T>(
+        &self,
+        name: IndexName,
+        extract: impl FnOnce() -> Extract,
+        with: impl FnOnce(&Index, &BTreeMap<Key, Entry>) -> T,
+    ) -> T {
         let state = self.read();
         if let Some(index) = state.indexes.get(&name) {
-            return index.find(value, &state.objects);
+            return with(index, &state.objects);
         }
         drop(state);
         let mut state = self.0.shared.write();
         let state = &mut *state;
         let index = state.indexes.entry(name).or_insert_with(|| Index::build(extract(), &state.objects));
-        index.find(value, &state.objects)
+        with(index, &state.objects)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -317,6 +333,16 @@ impl Index {
         for value in (self.values)(object) {
             self.entries.remove(&(value.into_boxed_str(), object.key().clone()));
         }
+    }
+
+    fn values(&self) -> Vec<String> {
+        let mut values: Vec<String> = Vec::new();
+        for (value, _) in &self.entries {
+            if values.last().is_none_or(|last| **last != **value) {
+                values.push(value.to_string());
+            }
+        }
+        values
     }
 
     fn find(&self, value: &str, objects: &BTreeMap<Key, Entry>) -> Vec<Object> {

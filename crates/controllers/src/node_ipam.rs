@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use api::{Key, resources};
-use control::{EventType, Next, ObjectReference, PatchType, ReconcileError};
+use control::{CustomIndex, EventType, Next, ObjectReference, PatchType, ReconcileError};
 use futures::FutureExt;
 use ipnet::Ipv4Net;
 use serde_json::json;
@@ -32,10 +32,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let nodes = ctx.cache(resources::NODES);
     let Some(object) = nodes.get(key) else { return Ok(Next::OnChange) };
-    if pod_cidr(&object).is_some() {
+    if !(POD_CIDRS.values)(&object).is_empty() {
         return Ok(Next::OnChange);
     }
-    let taken: BTreeSet<Ipv4Net> = nodes.all().iter().filter_map(pod_cidr).collect();
+    let taken = nodes.index_values(&POD_CIDRS).iter().filter_map(|text| text.parse::<Ipv4Net>().ok()).map(|part| part.trunc()).collect();
     let Some(free) = lowest_free(ctx.settings.cluster_cidr, ctx.settings.node_cidr_mask, &taken) else {
         let about = ObjectReference::from((resources::NODES, &object));
         let message = format!("Node {key} status is now: CIDRNotAvailable");
@@ -48,12 +48,19 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     Ok(Next::OnChange)
 }
 
-fn pod_cidr(node: &api::Object) -> Option<Ipv4Net> {
-    node.to_value()["spec"]["podCIDR"].as_str().and_then(|text| text.parse().ok())
-}
+/// The nodes by what they have. Each node's bytes are read once a change, not once for each new node.
+const POD_CIDRS: CustomIndex = CustomIndex {
+    name: "pod-cidr",
+    values: |node| node.to_value()["spec"]["podCIDR"].as_str().map(str::to_owned).into_iter().collect(),
+};
 
+/// The lowest part of the cluster's range that overlaps nothing that is taken.
 fn lowest_free(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
-    let overlaps = |part: &Ipv4Net| taken.iter().any(|other| other.contains(part) || part.contains(other));
+    let overlaps = |part: &Ipv4Net| {
+        let mut larger = (0..mask).filter_map(|shorter| Ipv4Net::new(part.network(), shorter).ok());
+        let within = Ipv4Net::new_assert(part.network(), mask)..=Ipv4Net::new_assert(part.broadcast(), 32);
+        taken.range(within).next().is_some() || larger.any(|larger| taken.contains(&larger.trunc()))
+    };
     cluster.subnets(mask).ok()?.find(|part| !overlaps(part))
 }
 
@@ -91,5 +98,15 @@ mod tests {
             taken.insert(lowest_free(cluster, 24, &taken).expect("free"));
         }
         assert_eq!(lowest_free(cluster, 24, &taken), None);
+    }
+
+    #[test]
+    fn parts_of_other_sizes_are_taken_too() {
+        let net = |text: &str| text.parse::<Ipv4Net>().expect("a network");
+        let taken = BTreeSet::from(["10.42.0.128/25", "10.42.1.0/30", "10.42.2.255/32", "10.42.4.0/22", "10.0.0.0/10"].map(net));
+        let free = |taken: &BTreeSet<_>| lowest_free(net("10.42.0.0/16"), 24, taken).map(|part| part.to_string());
+        assert_eq!(free(&taken), None, "one is larger than the cluster's");
+        let taken = taken.into_iter().filter(|part| part.prefix_len() > 20).collect();
+        assert_eq!(free(&taken).as_deref(), Some("10.42.3.0/24"));
     }
 }

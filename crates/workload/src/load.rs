@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use api::resources::{CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SERVICE_ACCOUNTS};
+use api::resources::{CONFIG_MAPS, CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, NAMESPACES, PODS, SERVICE_ACCOUNTS};
 use api::{Key, Resource};
 use bytes::Bytes;
 use control::{Change, Client, ClientError, DeleteOptions, Informers, PatchType, Propagation, WatchScope};
@@ -96,6 +96,49 @@ pub async fn pods(client: &Client, namespace: &str, image: &str, count: usize) -
     stop.stop();
     tasks.join().await;
     Ok(lines)
+}
+
+/// Fills the API with `count` pods that no node runs: for what an object costs in memory, everywhere that it is kept.
+pub async fn pods_at_rest(clients: &[Client], namespace: &str, count: usize) -> Result<Vec<String>> {
+    make_namespace(&clients[0], namespace).await?;
+    let container = json!({"name": "c", "image": "registry.example/app:1.0", "ports": [{"containerPort": 8080}],
+        "resources": {"requests": {"cpu": "100m", "memory": "100Mi"}}});
+    // A scheduler that does not exist leaves them alone.
+    let spec = json!({"schedulerName": "nobody", "containers": [container]});
+    let measured = measure("create_pods", &clients.into(), count, |client, number| {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
+            "metadata": {"name": format!("p{number}"), "labels": {"app": "load", "shard": (number % 10).to_string()}}});
+        async move { client.create(PODS, namespace, encode(&pod)).await.map(drop) }
+    });
+    Ok(vec![measured.await?])
+}
+
+/// Makes `count` custom resource definitions: for what one costs in memory.
+pub async fn definitions(clients: &[Client], count: usize) -> Result<Vec<String>> {
+    let measured = measure("create_definitions", &clients.into(), count, |client, number| {
+        let definition = definition(number);
+        async move { client.create(CUSTOM_RESOURCE_DEFINITIONS, "", encode(&definition)).await.map(drop) }
+    });
+    Ok(vec![measured.await?])
+}
+
+/// A definition of ordinary size: 40 fields in three levels, described.
+fn definition(number: usize) -> Value {
+    let text = |of: &str| json!({"type": "string", "maxLength": 253, "description": format!("The {of} of what is run, as its owner wants it.")});
+    let group = |level: &str| {
+        let fields = (0..10).map(|field| (format!("{level}{field}"), text(level)));
+        json!({"type": "object", "description": "What belongs together.", "properties": fields.collect::<serde_json::Map<_, _>>()})
+    };
+    let (plural, kind) = (format!("things{number}"), format!("Thing{number}"));
+    let spec = json!({"type": "object", "properties": {"size": {"type": "integer", "minimum": 0},
+        "image": group("image"), "storage": group("storage"), "network": group("network")}});
+    let status = json!({"type": "object", "properties": {"conditions": {"type": "array", "items": group("condition")}}});
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.load.example.com")},
+        "spec": {"group": "load.example.com", "scope": "Namespaced",
+            "names": {"plural": plural, "singular": plural.trim_end_matches('s'), "kind": kind, "listKind": format!("{kind}List")},
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec, "status": status}}}}]}})
 }
 
 fn deployment(image: &str) -> Value {

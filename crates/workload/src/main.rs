@@ -9,6 +9,9 @@ use clap::{Parser, Subcommand};
 use control::Client;
 use workload::{image, load};
 
+/// Connections that the load is spread over.
+const CONNECTIONS: usize = 4;
+
 #[derive(Parser)]
 #[command(name = "workload", about = "Work to give a cluster")]
 struct Cli {
@@ -26,8 +29,22 @@ enum Work {
         kubeconfig: PathBuf,
         #[arg(long, default_value_t = 3000)]
         count: usize,
-        #[arg(long, default_value_t = 4)]
+        #[arg(long, default_value_t = CONNECTIONS)]
         connections: usize,
+    },
+    /// Fill the API with pods that no node runs.
+    PodsAtRest {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long, default_value_t = 20_000)]
+        count: usize,
+    },
+    /// Make custom resource definitions.
+    Definitions {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long, default_value_t = 200)]
+        count: usize,
     },
     /// Run a Deployment.
     Pods {
@@ -59,8 +76,18 @@ fn run(work: Work) -> Result<Vec<String>> {
         Work::Image { folder } => Ok(vec![image::archive(&folder)?.display().to_string()]),
         Work::Api { kubeconfig, count, connections } => {
             let _entered = runtime.enter();
-            let clients = (0..connections).map(|_| client(&kubeconfig)).collect::<Result<Vec<_>>>()?;
+            let clients = clients(&kubeconfig, connections)?;
             runtime.block_on(load::api(&clients, &namespace, count))
+        }
+        Work::PodsAtRest { kubeconfig, count } => {
+            let _entered = runtime.enter();
+            let clients = clients(&kubeconfig, CONNECTIONS)?;
+            runtime.block_on(load::pods_at_rest(&clients, &namespace, count))
+        }
+        Work::Definitions { kubeconfig, count } => {
+            let _entered = runtime.enter();
+            let clients = clients(&kubeconfig, CONNECTIONS)?;
+            runtime.block_on(load::definitions(&clients, count))
         }
         Work::Pods { kubeconfig, count } => {
             let _entered = runtime.enter();
@@ -68,6 +95,10 @@ fn run(work: Work) -> Result<Vec<String>> {
             runtime.block_on(load::pods(&client, &namespace, image::NAME, count))
         }
     }
+}
+
+fn clients(kubeconfig: &Path, connections: usize) -> Result<Vec<Client>> {
+    (0..connections).map(|_| client(kubeconfig)).collect()
 }
 
 /// A client with a connection of its own.
