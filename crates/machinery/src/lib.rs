@@ -4,6 +4,7 @@
 //! texts of errors are upstream's wherever a user or a client library meets them.
 
 pub mod apply;
+pub mod cel;
 pub mod cron;
 pub mod duration;
 pub mod fields;
@@ -12,6 +13,7 @@ pub mod labels;
 pub mod names;
 pub mod patch;
 pub mod path;
+pub mod pattern;
 pub mod pod_resources;
 pub mod quantity;
 pub mod quota;

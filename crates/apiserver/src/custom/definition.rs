@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::columns::{Column, Columns};
-use super::schema::Schema;
+use super::schema::{Expressions, Schema};
 use crate::watch_cache::{Observer, ResourceCache};
 
 const VERBS: &[Verb] = &[
@@ -131,16 +131,23 @@ struct VersionSchema<'a> {
 pub struct LazySchema {
     json: Bytes,
     compiled: OnceLock<Schema>,
+    expressions: OnceLock<Option<Box<Expressions>>>,
 }
 
 impl LazySchema {
     fn new(json: Bytes) -> Self {
-        Self { json, compiled: OnceLock::new() }
+        Self { json, compiled: OnceLock::new(), expressions: OnceLock::new() }
     }
 
     /// The compiled schema.
     pub fn get(&self) -> &Schema {
         self.compiled.get_or_init(|| Schema::compile(&self.published()))
+    }
+
+    /// The compiled rules, where there are any.
+    pub fn expressions(&self) -> Option<&Expressions> {
+        let compile = || Expressions::compile(&self.published(), true).map(Box::new);
+        self.expressions.get_or_init(compile).as_deref()
     }
 
     /// The schema as it was written.

@@ -28,8 +28,8 @@ impl Strategy for CustomStrategy {
         }
     }
 
-    fn validate(&self, _: &Context<'_>, object: &Value) -> Vec<FieldError> {
-        self.errors(object, None)
+    fn validate(&self, context: &Context<'_>, object: &Value) -> Vec<FieldError> {
+        self.errors(context, object, None)
     }
 
     fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
@@ -38,8 +38,8 @@ impl Strategy for CustomStrategy {
         }
     }
 
-    fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
-        self.errors(new, Some(old))
+    fn validate_update(&self, context: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        self.errors(context, new, Some(old))
     }
 
     fn prepare_for_subresource_update(&self, _: &Context<'_>, _: &str, new: &mut Value, old: &Value) {
@@ -55,7 +55,7 @@ impl Strategy for CustomStrategy {
         *new = kept;
     }
 
-    fn validate_subresource_update(&self, _: &Context<'_>, _: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_subresource_update(&self, context: &Context<'_>, _: &str, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         if let (Some(status), Some(place)) = (new.get("status"), self.0.schema().property("status")) {
             errors.extend(place.validate(status, old.get("status"), "status"));
@@ -64,6 +64,7 @@ impl Strategy for CustomStrategy {
             errors.extend(scale::status_errors(paths, new));
         }
         self.duplicate_errors(new, Some(old), &mut errors);
+        self.expression_errors(context, new, Some(old), &mut errors);
         errors
     }
 
@@ -112,7 +113,7 @@ impl Strategy for CustomStrategy {
 }
 
 impl CustomStrategy {
-    fn errors(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    fn errors(&self, context: &Context<'_>, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let schema = self.0.schema();
         let mut errors = schema.validate(object, old, "");
         if let Some(paths) = &self.0.scale {
@@ -121,14 +122,31 @@ impl CustomStrategy {
         }
         errors.extend(schema.embedded_errors(object));
         self.duplicate_errors(object, old, &mut errors);
+        self.expression_errors(context, object, old, &mut errors);
+        errors
+    }
+
+    /// What rules say. They are not asked about an object whose shape is wrong.
+    fn expression_errors(
+        &self,
+        context: &Context<'_>,
+        object: &Value,
+        old: Option<&Value>,
+        errors: &mut Vec<FieldError>,
+    ) {
         let blocking = |error: &FieldError| {
             use FieldErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
             matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
         };
-        if schema.has_expressions() && errors.iter().any(blocking) {
-            errors.push(FieldError::invalid("<nil>", &Value::Null, BLOCKED));
+        if !self.0.schema().has_expressions() {
+            return;
         }
-        errors
+        if errors.iter().any(blocking) {
+            return errors.push(FieldError::invalid("<nil>", &Value::Null, BLOCKED));
+        }
+        if let Some(expressions) = self.0.lazy_schema().expressions() {
+            errors.extend(expressions.errors(object, old, "", &|error| context.notes.warn(error.to_string())));
+        }
     }
 
     /// Lists with elements twice; not where they were so before.

@@ -322,3 +322,35 @@ async fn a_restart_at_any_point_goes_on_where_it_was() {
     assert_eq!(status, StatusCode::OK, "{answer}");
     while definitions.next().await.unwrap()["type"] != "DELETED" {}
 }
+
+/// The behaviour that upstream tests of `x-kubernetes-validations`: what is created, patched, applied and what is written to
+/// `/status` is judged, transitions when something is changed, and what failed before and stays is only warned of.
+#[tokio::test]
+async fn rules_are_kept_by_every_write() {
+    let cluster = Cluster::start().await;
+    let mut definition = crontab();
+    let properties = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    properties["spec"]["x-kubernetes-validations"] = json!([
+        {"rule": "self.replicas <= 5", "messageExpression": "'at most 5 replicas, not ' + (self.replicas > 6 ? '7 or more' : '6')", "fieldPath": ".replicas"},
+        {"rule": "!has(oldSelf.image) || has(self.image)", "message": "image cannot be removed"}]);
+    properties["status"]["x-kubernetes-validations"] = json!([{"rule": "!has(self.replicas) || self.replicas >= 0"}]);
+    define(&cluster, definition).await;
+    let spec = |replicas: u32| json!({"cronSpec": "* * * * *", "image": "i", "replicas": replicas});
+    let (status, answer) = cluster.call(Method::POST, TABS, &tab("a", spec(6))).await;
+    let expected =
+        "CronTab.stable.example.com \"a\" is invalid: spec.replicas: Invalid value: at most 5 replicas, not 6";
+    assert_eq!((status, &answer["message"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(expected)));
+    cluster.post(TABS, tab("a", spec(5))).await;
+    let path = format!("{TABS}/a");
+    let (_, answer) = cluster.call(Method::PATCH, &path, &json!({"spec": {"replicas": 7}})).await;
+    assert!(answer["message"].as_str().unwrap().contains("not 7"), "{answer}");
+    let (_, answer) = cluster.call(Method::PATCH, &path, &json!({"spec": {"image": null}})).await;
+    assert!(answer["message"].as_str().unwrap().contains("spec: Invalid value: image cannot be removed"), "{answer}");
+    let (_, answer) =
+        cluster.call(Method::PATCH, &format!("{path}/status"), &json!({"status": {"replicas": -1}})).await;
+    assert!(answer["message"].as_str().unwrap().contains("status: Invalid value: failed rule"), "{answer}");
+    let (status, _) = cluster.call(Method::PATCH, &format!("{path}/status"), &json!({"status": {"replicas": 1}})).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, answer) = cluster.call(Method::PATCH, &path, &json!({"spec": {"replicas": 3}})).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+}

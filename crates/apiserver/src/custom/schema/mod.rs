@@ -7,12 +7,14 @@
 //! [`crate::registry::apiextensions`] before it comes here, so what cannot be read is taken as absent.
 
 mod default;
+pub(crate) mod field_path;
 mod format;
 mod lists;
 mod ownership;
-mod pattern;
+
 mod prune;
 mod resource;
+mod rules;
 mod validate;
 
 #[cfg(test)]
@@ -22,7 +24,10 @@ use machinery::apply::schema::Key;
 use serde_json::{Map, Value};
 
 pub use self::format::is_supported as is_supported_format;
-pub use self::pattern::Pattern;
+pub use machinery::pattern::Pattern;
+
+pub use self::rules::Expressions;
+pub(crate) use self::rules::{Rule, has_rules};
 
 /// The values that a place takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

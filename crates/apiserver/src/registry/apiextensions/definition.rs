@@ -4,7 +4,7 @@
 use machinery::names;
 use serde_json::{Value, json};
 
-use super::{open_api, structural};
+use super::{expressions, open_api, structural};
 use crate::custom::schema::{Schema, Type};
 use crate::custom::status;
 use crate::invalid::FieldError;
@@ -21,7 +21,7 @@ pub(super) fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldErro
         let why = "must be spec.names.plural+\".\"+spec.group";
         errors.push(FieldError::invalid("metadata.name", name, why));
     }
-    errors.extend(spec_errors(spec));
+    errors.extend(spec_errors(spec, old.map(|old| &old["spec"])));
     if let Some(old) = old {
         let before = &old["spec"];
         if status::holds(old, "Established") {
@@ -41,7 +41,7 @@ pub(super) fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldErro
     errors
 }
 
-fn spec_errors(spec: &Value) -> Vec<FieldError> {
+fn spec_errors(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let group = text(&spec["group"]);
     let complaints = names::dns1123_subdomain(group);
@@ -60,7 +60,9 @@ fn spec_errors(spec: &Value) -> Vec<FieldError> {
         }
     }
     for (at, version) in versions.iter().enumerate() {
-        version_errors(version, &format!("spec.versions[{at}]"), &mut errors);
+        let before = old.and_then(|old| list(&old["versions"]).iter().find(|before| before["name"] == version["name"]));
+        let unchanged = before.is_some_and(|before| before["schema"] == version["schema"]);
+        version_errors(version, &format!("spec.versions[{at}]"), unchanged, &mut errors);
     }
     let twice = (1..versions.len()).any(|at| versions[..at].iter().any(|it| it["name"] == versions[at]["name"]));
     if twice {
@@ -144,7 +146,7 @@ pub(super) fn stored_version_errors(definition: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn version_errors(version: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn version_errors(version: &Value, path: &str, unchanged: bool, errors: &mut Vec<FieldError>) {
     let complaints = names::dns1035_label(text(&version["name"]));
     if !complaints.is_empty() {
         errors.push(FieldError::invalid(format!("{path}.name"), &version["name"], &complaints.join(",")));
@@ -153,7 +155,7 @@ fn version_errors(version: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let schema = &version["schema"]["openAPIV3Schema"];
     let has_status = is_set(&version["subresources"], "status");
     if schema.is_object() {
-        schema_errors(schema, has_status, &format!("{path}.schema"), errors);
+        schema_errors(schema, has_status, &format!("{path}.schema"), unchanged, errors);
     }
     subresource_errors(&version["subresources"], &format!("{path}.subresources"), errors);
     for (at, column) in list(&version["additionalPrinterColumns"]).iter().enumerate() {
@@ -180,7 +182,7 @@ fn deprecation_errors(version: &Value, path: &str, errors: &mut Vec<FieldError>)
     }
 }
 
-fn schema_errors(schema: &Value, has_status: bool, path: &str, errors: &mut Vec<FieldError>) {
+fn schema_errors(schema: &Value, has_status: bool, path: &str, unchanged: bool, errors: &mut Vec<FieldError>) {
     let path = format!("{path}.openAPIV3Schema");
     if has_status {
         root_errors(schema, &path, errors);
@@ -191,10 +193,14 @@ fn schema_errors(schema: &Value, has_status: bool, path: &str, errors: &mut Vec<
     let structural = structural::errors(schema, &path);
     let is_structural = structural.is_empty();
     errors.extend(structural);
+    let before = errors.len();
     if is_structural {
         open_api::default_errors(schema, &path, errors);
     }
     open_api::errors(schema, &path, errors);
+    if is_structural && errors.len() == before {
+        errors.extend(expressions::errors(schema, &path, unchanged));
+    }
 }
 
 /// With a status of its own, an object's parts are validated apart: only what says something of a part may be said.

@@ -1,6 +1,7 @@
 //! CustomResourceDefinitions: what one may say. Serving what it says is in [`crate::custom`].
 
 mod definition;
+mod expressions;
 mod open_api;
 mod structural;
 

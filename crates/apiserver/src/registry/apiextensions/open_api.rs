@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::custom::schema::Schema;
+use crate::custom::schema::{Expressions, Schema, field_path};
 use crate::invalid::FieldError;
 use crate::registry::tree::{entries, list, text};
 
@@ -229,12 +229,35 @@ fn expressions(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
             let why = "message must be specified if rule contains line breaks";
             errors.push(FieldError::required(at("message"), why));
         }
+        let message_expression = text(&rule["messageExpression"]);
+        if !message_expression.is_empty() && message_expression.trim().is_empty() {
+            let why = "messageExpression must be non-empty if specified";
+            errors.push(FieldError::required(at("messageExpression"), why));
+        }
         const REASONS: &[&str] =
             &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
         let reason = &rule["reason"];
         if !reason.is_null() && !REASONS.contains(&text(reason)) {
             errors.push(FieldError::not_supported(at("reason"), reason, REASONS));
         }
+        field_path_errors(rule, schema, &at("fieldPath"), errors);
+    }
+}
+
+fn field_path_errors(rule: &Value, schema: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    let path = text(&rule["fieldPath"]);
+    if path.is_empty() {
+        return;
+    }
+    let mut complain = |why: &str| errors.push(FieldError::invalid(at, &rule["fieldPath"], why));
+    if path.trim().is_empty() {
+        complain("must be non-empty if specified");
+    }
+    if path.contains(['\n', '\r']) {
+        complain("must not contain line breaks");
+    }
+    if path.trim().is_empty() || field_path::normalized(path, schema).is_err() {
+        complain("must be a valid path");
     }
 }
 
@@ -248,7 +271,16 @@ pub(super) fn default_errors(schema: &Value, path: &str, errors: &mut Vec<FieldE
         if place.would_prune(default) {
             errors.push(FieldError::invalid(&*path, default, "must not have unknown fields"));
         }
-        errors.extend(place.validate(default, None, &path));
+        let wrong = place.validate(default, None, &path);
+        if let (true, Some(rules)) = (wrong.is_empty(), Expressions::compile(schema, false)) {
+            // As if it had been there before, and as if it had not.
+            let mut found = rules.errors(default, Some(default), &path, &|_| {});
+            if found.is_empty() {
+                found = rules.errors(default, None, &path, &|_| {});
+            }
+            errors.extend(found);
+        }
+        errors.extend(wrong);
     }
     default_errors(&schema["items"], &format!("{path}.items"), errors);
     for (name, property) in entries(&schema["properties"]) {

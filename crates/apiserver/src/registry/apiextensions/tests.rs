@@ -92,3 +92,100 @@ fn the_rest_of_a_definition_must_fit_together() {
     old["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
     assert_eq!(said(&changed, Some(&old)), [r#"spec.scope: Invalid value: "Cluster": field is immutable"#]);
 }
+
+#[test]
+fn rules_must_be_read_and_bounded() {
+    const AT: &str = "spec.versions[0].schema.openAPIV3Schema";
+    const BUDGET: &str = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and \
+                          strings are declared)";
+    let place = |place: Value| json!({"type": "object", "properties": {"a": place}});
+    let rule = |rule: Value| {
+        place(json!({"type": "object", "x-kubernetes-validations": [rule], "properties": {
+            "n": {"type": "integer"}, "l": {"type": "array", "items": {"type": "string"}}, "short": {"type": "string", "maxLength": 10}}}))
+    };
+    let rules = ".properties[a].x-kubernetes-validations[0]";
+    let table = [
+        (rule(json!({"rule": "self.n > 0", "messageExpression": "'no ' + self.short", "fieldPath": ".n"})), vec![]),
+        (
+            rule(json!({"rule": "self.z == 100"})),
+            vec![format!(
+                "{rules}.rule: Invalid value: {}: compilation failed: ERROR: <input>:1:5: undefined field 'z'\n | self.z == 100\n | ....^",
+                r#"{"Rule":"self.z == 100","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}"#
+            )],
+        ),
+        (rule(json!({"rule": " "})), vec![format!("{rules}.rule: Required value: rule is not specified")]),
+        (
+            rule(json!({"rule": "self.n > 0", "messageExpression": " "})),
+            vec![format!("{rules}.messageExpression: Required value: messageExpression must be non-empty if specified")],
+        ),
+        (
+            rule(json!({"rule": "self.n > 0", "fieldPath": ".x"})),
+            vec![format!("{rules}.fieldPath: Invalid value: \".x\": must be a valid path")],
+        ),
+        (
+            rule(json!({"rule": "self.n > 0", "optionalOldSelf": true})),
+            vec![format!("{rules}.optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule")],
+        ),
+        (
+            place(json!({"type": "array", "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > oldSelf"}]}})),
+            vec![format!(
+                ".properties[a].items.x-kubernetes-validations[0].rule: Invalid value: \"self > oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within {AT}.properties[a]"
+            )],
+        ),
+        (
+            place(json!({"type": "array", "items": {"type": "array", "items": {"type": "string"},
+                "x-kubernetes-validations": [{"rule": "self.all(s, s == 'string constant')"}]}})),
+            vec![
+                format!(".properties[a].items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x {BUDGET}"),
+                ".properties[a].items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema".to_owned(),
+                format!(": Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x {BUDGET}"),
+            ],
+        ),
+        (
+            place(json!({"type": "string", "default": "b", "x-kubernetes-validations": [{"rule": "self == 'a'"}]})),
+            vec![".properties[a].default: Invalid value: \"b\": failed rule: self == 'a'".to_owned()],
+        ),
+    ];
+    for (schema, expected) in table {
+        let expected: Vec<String> = expected.iter().map(|rest| format!("{AT}{rest}")).collect();
+        assert_eq!(said(&definition(&schema), None), expected, "{schema}");
+    }
+    let wrong = [
+        (json!({"rule": "self.n"}), "cel expression must evaluate to a bool"),
+        (json!({"rule": "self = 42"}), "Syntax error"),
+        (json!({"rule": "true", "messageExpression": "self.n"}), "messageExpression must evaluate to a string"),
+        // What a number's text is long is not known: this is what upstream says, too.
+        (
+            json!({"rule": "true", "messageExpression": "'no ' + string(self.n)"}),
+            "estimated messageExpression cost exceeds budget",
+        ),
+        (
+            json!({"rule": "true", "messageExpression": "self.x"}),
+            "messageExpression compilation failed: ERROR: <input>:1:5: undefined field 'x'",
+        ),
+        (
+            json!({"rule": "self.l.all(x, self.l.all(y, x == y))"}),
+            "estimated rule cost exceeds budget by factor of more than 100x",
+        ),
+    ];
+    for (given, expected) in wrong {
+        let said = said(&definition(&rule(given)), None);
+        assert!(said[0].contains(expected), "{said:?}");
+    }
+}
+
+/// A definition that was taken while rules could cost more can still be changed where its schema is not.
+#[test]
+fn an_unchanged_schema_is_let_off_the_cost_of_each_rule() {
+    let schema = |limit: u32| {
+        json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": limit, "items": {"type": "string", "maxLength": 10},
+            "x-kubernetes-validations": [{"rule": "self.all(x, self.all(y, x == y))"}]}}})
+    };
+    let old = definition(&schema(2000));
+    assert_eq!(said(&old, None).len(), 1, "{:?}", said(&old, None));
+    let mut changed = old.clone();
+    changed["spec"]["names"]["shortNames"] = json!(["x"]);
+    assert_eq!(said(&changed, Some(&old)), Vec::<String>::new());
+    let dearer = definition(&schema(2001));
+    assert_eq!(said(&dearer, Some(&old)).len(), 1);
+}

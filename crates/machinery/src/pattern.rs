@@ -35,10 +35,19 @@ impl Pattern {
         &self.source
     }
 
+    fn compiled(&self) -> Option<&Regex> {
+        self.compiled.get_or_init(|| compile(&self.source).ok()).as_ref()
+    }
+
+    /// The parts of a text that match, at most so many.
+    pub fn find_all<'t>(&self, text: &'t str, count: Option<usize>) -> Vec<&'t str> {
+        let found = self.compiled().into_iter().flat_map(|pattern| pattern.find_iter(text));
+        found.take(count.unwrap_or(usize::MAX)).map(|part| part.as_str()).collect()
+    }
+
     /// Whether some part of the text matches. A pattern that cannot be compiled matches nothing, as upstream.
     pub fn matches(&self, text: &str) -> bool {
-        let compiled = self.compiled.get_or_init(|| compile(&self.source).ok());
-        compiled.as_ref().is_some_and(|pattern| pattern.is_match(text))
+        self.compiled().is_some_and(|pattern| pattern.is_match(text))
     }
 }
 

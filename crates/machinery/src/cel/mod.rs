@@ -1,0 +1,93 @@
+//! CEL, the Common Expression Language, as Kubernetes 1.36 has it: rules about JSON values.
+//!
+//! An expression is parsed, checked against the types of its variables, its cost estimated by the sizes that are declared,
+//! and planned once; the [`Program`] is shared and evaluated over borrowed JSON, step by step up to a cost limit. Nothing
+//! here takes more than its limits, whatever a stranger writes: length, depth, copies by macros, cost.
+//!
+//! Public behaviour: the CEL specification; its messages, costs and extensions are those of cel-go as Kubernetes uses it
+//! (`k8s.io/apiserver/pkg/cel`). Left out: making messages (`Type{field: value}`), since objects come from JSON, and the
+//! authorizer's library.
+
+mod ast;
+mod check;
+mod cost;
+mod declared;
+mod error;
+pub mod escape;
+mod estimate;
+mod eval;
+mod functions;
+mod lexer;
+mod lists;
+mod macros;
+mod parser;
+mod plan;
+mod time;
+mod types;
+mod unify;
+mod validate;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::declared::{ANY, Declared, REQUEST_BYTES_MAX};
+pub use self::error::Issues;
+pub use self::eval::EvalError;
+pub use self::types::Type;
+pub use self::value::{List, Text, Value};
+
+/// What one evaluation of one expression may cost: about a tenth of a second.
+pub const CALL_COST_MAX: u64 = 1_000_000;
+/// What all expressions about one object may cost: about a second.
+pub const OBJECT_COST_MAX: u64 = 10_000_000;
+
+/// An expression that can be evaluated.
+#[derive(Debug)]
+pub struct Program {
+    plan: plan::Node,
+    used: Box<[bool]>,
+    result: Type,
+}
+
+/// A variable: its name and type.
+pub type Variable<'v> = (&'v str, Type);
+
+impl Program {
+    /// Compiles an expression about variables.
+    pub fn compile(source: &str, variables: &[Variable<'_>]) -> Result<Self, Issues> {
+        let checked = checked(source, variables)?;
+        Ok(Self::planned(&checked, variables.len()))
+    }
+
+    /// Compiles an expression about variables that `root` declares, and says what it costs at most.
+    pub fn compile_with_cost(source: &str, variables: &[Variable<'_>], root: &Declared) -> Result<(Self, u64), Issues> {
+        let checked = checked(source, variables)?;
+        let cost = estimate::estimate(&checked, root);
+        Ok((Self::planned(&checked, variables.len()), cost))
+    }
+
+    fn planned(checked: &check::Checked, variables: usize) -> Self {
+        let (plan, used) = plan::plan(checked, variables);
+        Self { plan, used, result: checked.kind(&checked.expr).clone() }
+    }
+
+    /// Whether the expression names the variable at that place.
+    pub fn uses(&self, at: usize) -> bool {
+        self.used.get(at).copied().unwrap_or(false)
+    }
+
+    /// The type of what it evaluates to.
+    pub fn result(&self) -> &Type {
+        &self.result
+    }
+
+    /// Evaluates it with a value for each variable, in their order, up to a cost. Gives the cost in each case.
+    pub fn evaluate<'a>(&'a self, values: Vec<Value<'a>>, limit: u64) -> (Result<Value<'a>, EvalError>, u64) {
+        eval::run(&self.plan, values, limit)
+    }
+}
+
+fn checked(source: &str, variables: &[Variable<'_>]) -> Result<check::Checked, Issues> {
+    check::check(source, parser::parse(source)?, variables)
+}
