@@ -6,6 +6,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;

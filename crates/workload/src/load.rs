@@ -105,7 +105,8 @@ pub async fn pods_at_rest(clients: &[Client], namespace: &str, count: usize) -> 
         "resources": {"requests": {"cpu": "100m", "memory": "100Mi"}}});
     // A scheduler that does not exist leaves them alone.
     let spec = json!({"schedulerName": "nobody", "containers": [container]});
-    let measured = measure("create_pods", &clients.into(), count, |client, number| {
+    let clients: Arc<[Client]> = clients.into();
+    let measured = measure("create_pods", &clients, count, |client, number| {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
             "metadata": {"name": format!("p{number}"), "labels": {"app": "load", "shard": (number % 10).to_string()}}});
         async move { client.create(PODS, namespace, encode(&pod)).await.map(drop) }
@@ -115,7 +116,8 @@ pub async fn pods_at_rest(clients: &[Client], namespace: &str, count: usize) -> 
 
 /// Makes `count` custom resource definitions: for what one costs in memory.
 pub async fn definitions(clients: &[Client], count: usize) -> Result<Vec<String>> {
-    let measured = measure("create_definitions", &clients.into(), count, |client, number| {
+    let clients: Arc<[Client]> = clients.into();
+    let measured = measure("create_definitions", &clients, count, |client, number| {
         let definition = definition(number);
         async move { client.create(CUSTOM_RESOURCE_DEFINITIONS, "", encode(&definition)).await.map(drop) }
     });

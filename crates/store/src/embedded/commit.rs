@@ -179,7 +179,7 @@ impl Committer {
     /// Writes a batch, publishes it and counts it in. On an error nothing has changed.
     fn write(&mut self, txns: &[Txn]) -> Result<Vec<TxnOutcome>, Failure> {
         let mut transaction = self.shared.begin_write()?;
-        transaction.set_quick_repair(true);
+        transaction.set_quick_repair(false);
         let mut pending = Pending::default();
         let mut tables = Tables::open(&transaction)?;
         let outcomes =
@@ -403,7 +403,7 @@ impl<'a> Tables<'a> {
 /// Fills a new database.
 pub(super) fn prepare(database: &Database) -> Result<(), Failure> {
     let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
+    transaction.set_quick_repair(false);
     Tables::open(&transaction)?;
     {
         let mut meta = transaction.open_table(META)?;

@@ -129,7 +129,7 @@ fn begin(database: &Database, from: Revision, revision: Revision) -> Result<(), 
     let value = Bytes::from(format!("from a backup at revision {from}"));
     let mark = KeyValue { key: Bytes::from_static(MARK), value, created: revision, modified: revision };
     let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
+    transaction.set_quick_repair(false);
     Tables::open(&transaction)?.write_event(&Event::Put(mark), 0)?;
     let head = Head { first: revision.0, committed: revision.0 };
     transaction.open_table(META)?.insert(META_HEAD, &head.encode()[..])?;

@@ -30,6 +30,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Worker threads: two serve a small machine, and more than four only cost memory.
 const WORKERS_MAX: usize = 4;
 
+/// When what only the start needed has been used for the last time. Half of the code is of that kind: without its release an
+/// idle process would hold it for ever.
+const START_SETTLES: Duration = Duration::from_secs(5);
+
 /// What all components are made from.
 struct Ground {
     data: DataDir,
@@ -84,6 +88,14 @@ async fn run_async(
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    let started = stop.child();
+    tasks.spawn("release of the start's code", async move {
+        if started.or_stopped(tokio::time::sleep(START_SETTLES)).await.is_some()
+            && let Err(error) = linux::memory::release_code()
+        {
+            tracing::debug!(%error, "the start's code stays in memory");
+        }
+    });
     if !stop.is_stopped() {
         tokio::select! {
             _ = terminate.recv() => {}
