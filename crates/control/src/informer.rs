@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use api::{Key, Object, Resource};
+use api::{Key, Object, Resource, resources};
 use base::{Backoff, Random, Stop, Tasks, chain};
 
 use crate::cache::{Cache, Handle, Shared};
 use crate::client::{Client, ClientError, WatchScope};
+use crate::served::{ServedResources, WeakServed};
 use crate::watch::{Event, Start, WatchError};
 
 /// The server ends a watch after a time between this and its double, so that watches spread over the servers again after
@@ -33,15 +34,16 @@ struct Inner {
     stop: Stop,
     random: Random,
     caches: Mutex<BTreeMap<CacheName, Entry>>,
+    served: Mutex<WeakServed>,
 }
 
 /// API version and plural name of the resource, and the scope.
 type CacheName = (String, String, WatchScope);
 
 enum Entry {
-    /// The whole resource: watched until the end.
+    /// A whole built-in resource: watched until the end.
     Held(Cache),
-    /// A part of it: watched while somebody holds it. Its number tells it from a successor of the same name.
+    /// A part of one, or a resource of a definition, which may go: watched while somebody holds it.
     Loose(Weak<Handle>),
 }
 
@@ -49,12 +51,13 @@ impl Informers {
     /// No caches yet. Their watches are tasks of `tasks`, run under the client's identity and end with `stop`.
     pub fn new(client: Client, tasks: Tasks, stop: Stop) -> Self {
         let random = Random::from_os();
-        Self(Arc::new(Inner { client, tasks, stop, random, caches: Mutex::default() }))
+        Self(Arc::new(Inner { client, tasks, stop, random, caches: Mutex::default(), served: Mutex::default() }))
     }
 
     /// The cache of a resource and scope; the first call starts its watch, later ones share it.
     pub fn cache(&self, resource: &Resource, scope: WatchScope) -> Cache {
-        let whole = scope == WatchScope::default();
+        let lasting = scope == WatchScope::default()
+            && resources::find(&resource.group, &resource.version, &resource.plural).is_some();
         let name = (resource.api_version(), resource.plural.to_string(), scope.clone());
         let mut caches = self.lock();
         if let Some(cache) = caches.get(&name).and_then(Entry::get) {
@@ -64,7 +67,7 @@ impl Informers {
         caches.retain(|_, entry| entry.get().is_some());
         let (shared, stop) = (Arc::new(Shared::new(resource.clone())), self.0.stop.child());
         let cache = Cache(Arc::new(Handle { shared: shared.clone(), stop: stop.clone() }));
-        let entry = if whole { Entry::Held(cache.clone()) } else { Entry::Loose(Arc::downgrade(&cache.0)) };
+        let entry = if lasting { Entry::Held(cache.clone()) } else { Entry::Loose(Arc::downgrade(&cache.0)) };
         caches.insert(name, entry);
         drop(caches);
         let (client, random) = (self.0.client.clone(), self.0.random.clone());
@@ -85,11 +88,16 @@ impl Informers {
         self.lock().get(&name).and_then(Entry::get)
     }
 
-    /// Lets go of the cache of a whole resource, such as one that is no longer served: its watch ends with its last handle.
-    pub fn release(&self, resource: &Resource) {
-        let name = (resource.api_version(), resource.plural.to_string(), WatchScope::default());
-        let entry = self.lock().remove(&name);
-        drop(entry);
+    /// What is served, followed for as long as somebody holds the answer: all share one follower.
+    pub fn served(&self) -> ServedResources {
+        let mut served = self.0.served.lock().expect("no holder of the follower panics");
+        if let Some(following) = served.upgrade() {
+            return following;
+        }
+        let (following, task) = ServedResources::new(self.clone(), self.0.stop.child());
+        *served = following.downgrade();
+        self.0.tasks.spawn("served resources", task);
+        following
     }
 
     /// Waits until every cache that was asked for so far is synchronised.

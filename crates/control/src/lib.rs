@@ -15,6 +15,7 @@ pub mod kubeconfig;
 pub mod lease;
 pub mod metrics;
 pub mod queue;
+pub mod served;
 pub mod transport;
 pub mod watch;
 
@@ -27,4 +28,5 @@ pub use http_transport::{HttpTransport, HttpTransportError};
 pub use informer::Informers;
 pub use lease::{LeaderElector, Timing};
 pub use queue::Queue;
+pub use served::{Served, ServedResources};
 pub use transport::{Body, Transport, TransportError};

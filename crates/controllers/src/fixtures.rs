@@ -81,3 +81,11 @@ pub(crate) async fn until(api: &Api, what: &str, holds: impl Fn(&Api) -> bool) {
     }
     panic!("{what}: not within 100 seconds");
 }
+
+/// A custom resource definition of `example.com/v1`.
+pub(crate) fn definition(plural: &str, kind: &str, scope: &str) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.example.com")},
+        "spec": {"group": "example.com", "scope": scope, "names": {"plural": plural, "singular": plural, "kind": kind},
+            "versions": [{"name": "v1", "served": true, "storage": true}]}})
+}

@@ -10,18 +10,18 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use api::{Key, Object, OwnerReference, Resource, resources};
-use base::{Backoff, Stop, Tasks, chain};
+use api::{Key, Object, OwnerReference, Resource};
+use base::{Stop, Tasks, chain};
 use control::queue::Done;
 use control::{
     Cache, Change, Component, DeleteOptions, EventType, ObjectReference, PatchType, Propagation, Queue, ReconcileError,
-    Writes,
+    Served, Writes,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
 
-use crate::{Ctx, claims, discovery};
+use crate::{Ctx, claims};
 
 /// The name of the controller and of its identity.
 pub const NAME: &str = "generic-garbage-collector";
@@ -32,9 +32,6 @@ const ORPHAN: &str = "orphan";
 
 /// Owners known to be gone. A uid never comes back, so forgetting one costs a question and nothing else.
 const ABSENT_MAX: usize = 1000;
-
-/// Definitions often come several at a time: the resources are asked for once for all that come within this time.
-const GATHER: Duration = Duration::from_millis(200);
 
 /// How long a worker waits until the caches show what it wrote.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -96,39 +93,26 @@ impl GarbageCollector {
 
     /// Keeps the monitors up to date with what is served, until stopped.
     async fn watch_resources(self: Arc<Self>, tasks: Tasks, stop: Stop) {
-        let definitions = [resources::CUSTOM_RESOURCE_DEFINITIONS, resources::API_SERVICES];
-        let [mut crds, mut services] = definitions.map(|resource| self.ctx.cache(resource).changes());
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        let mut changes = self.ctx.informers.served().changes();
         loop {
-            match discovery::served(&self.ctx.client).await {
-                Ok(served) => {
-                    backoff.reset();
-                    self.set_monitors(&tasks, &stop, served);
-                    tokio::select! {
-                        _ = crds.next() => {}
-                        _ = services.next() => {}
-                    }
-                    tokio::time::sleep(GATHER).await;
-                    while crds.try_next().is_some() || services.try_next().is_some() {}
-                }
-                Err(error) => {
-                    tracing::warn!(controller = NAME, error = chain(&error), "cannot find out what is served");
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
-            }
+            let served = changes.next().await;
+            self.set_monitors(&tasks, &stop, &served);
         }
     }
 
-    fn set_monitors(self: &Arc<Self>, tasks: &Tasks, stop: &Stop, served: discovery::Served) {
+    fn set_monitors(self: &Arc<Self>, tasks: &Tasks, stop: &Stop, served: &Served) {
         let mut monitors = self.monitors().0.clone();
         let unanswered = |name: &Name| served.failed.iter().any(|(version, _)| version.starts_with(&name.0));
-        let wanted: BTreeMap<Name, Resource> = served.resources.into_iter().map(|row| (name_of(&row), row)).collect();
-        // A server that does not answer for a while still has its objects.
+        let wanted: BTreeMap<Name, &Resource> = served.resources.iter().map(|row| (name_of(row), row)).collect();
+        // A server that does not answer for a while still has its objects. What is served in another version, or has come
+        // back as something else, is watched anew.
         monitors.retain(|name, monitor| {
-            let keep = wanted.contains_key(name) || !name.0.is_empty() && unanswered(name);
+            let keep = match wanted.get(name) {
+                Some(row) => *monitor.cache.resource() == **row,
+                None => !name.0.is_empty() && unanswered(name),
+            };
             if !keep {
                 monitor.stop.stop();
-                self.ctx.informers.release(monitor.cache.resource());
             }
             keep
         });
@@ -138,7 +122,7 @@ impl GarbageCollector {
             if *resource.kind == *"Event" || monitors.contains_key(&name) {
                 continue;
             }
-            let monitor = Monitor { cache: self.ctx.cache(&resource), stop: stop.child() };
+            let monitor = Monitor { cache: self.ctx.cache(resource), stop: stop.child() };
             let (this, following) = (self.clone(), monitor.clone());
             tasks.spawn(format!("changes of {}", resource.plural), async move { this.follow(following).await });
             added.push(resource);
@@ -149,7 +133,7 @@ impl GarbageCollector {
     }
 
     /// Looks again at what is owned by objects of kinds that were not served before.
-    fn add_owned_by_kinds(&self, added: &[Resource]) {
+    fn add_owned_by_kinds(&self, added: &[&Resource]) {
         let is_new = |owner: &OwnerReference| {
             added.iter().any(|resource| group_of(owner) == resource.group && *owner.kind == *resource.kind)
         };
@@ -452,100 +436,4 @@ async fn remove_finalizer(ctx: &Ctx, resource: &Resource, object: &Object, name:
 }
 
 #[cfg(test)]
-mod tests {
-    use control::harness::{Api, Env, Step, check_component};
-    use serde_json::Value;
-
-    use super::*;
-    use crate::fixtures::settings;
-
-    fn make(env: Env) -> Arc<dyn Component> {
-        let Env { api, client, informers, random, recorder } = env;
-        let clock = Arc::new(api.clock());
-        GarbageCollector::new(Ctx { client, informers, clock, random, recorder, settings: settings() })
-    }
-
-    /// A config map with its uid for a name, and its owners, of which `!` marks a blocking one.
-    fn map(name: &str, owners: &[&str]) -> Value {
-        let owners: Vec<Value> = owners
-            .iter()
-            .map(|owner| {
-                let uid = owner.trim_start_matches('!');
-                json!({"apiVersion": "v1", "kind": "ConfigMap", "name": uid, "uid": uid,
-                "blockOwnerDeletion": owner.starts_with('!')})
-            })
-            .collect();
-        json!({"apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": name, "namespace": "n", "uid": name, "ownerReferences": owners}})
-    }
-
-    fn names(api: &Api) -> Vec<String> {
-        let maps = api.list(resources::CONFIG_MAPS).into_iter();
-        maps.map(|map| map["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
-    }
-
-    fn delete(api: &Api, finalizer: Option<&str>) {
-        if let Some(finalizer) = finalizer {
-            let mut top = api.get(resources::CONFIG_MAPS, "n", "top").expect("the top");
-            top["metadata"]["finalizers"] = json!([finalizer]);
-            api.put(top);
-        }
-        api.delete(resources::CONFIG_MAPS, "n", "top");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn in_the_background_dependents_follow_their_last_owner() {
-        let objects = [
-            map("top", &[]),
-            map("other", &[]),
-            map("one", &["top"]),
-            map("two", &["one"]),
-            map("both", &["top", "other"]),
-        ];
-        let steps = [Step::Do(&|api| assert_eq!(names(api).len(), 5)), Step::Do(&|api| delete(api, None))];
-        let end = check_component(&make, &|_| {}, &objects, &steps).await;
-        assert_eq!(names(&end), ["both", "other"]);
-        let both = end.get(resources::CONFIG_MAPS, "n", "both").expect("kept");
-        assert_eq!(both["metadata"]["ownerReferences"].as_array().map(Vec::len), Some(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn in_the_foreground_the_owner_goes_last() {
-        let mut held = map("held", &["!one"]);
-        held["metadata"]["finalizers"] = json!(["example.com/hold"]);
-        let objects = [map("top", &[]), map("one", &["!top"]), held, map("loose", &["top"])];
-        let steps = [
-            Step::Do(&|api| delete(api, Some(FOREGROUND))),
-            Step::Do(&|api| {
-                assert_eq!(names(api), ["held", "one", "top"], "all wait for the one that is held");
-                api.change_each(resources::CONFIG_MAPS, |map| {
-                    let held = map["metadata"]["name"] == "held";
-                    held && map["metadata"].as_object_mut().is_some_and(|meta| meta.remove("finalizers").is_some())
-                });
-                api.delete(resources::CONFIG_MAPS, "n", "held");
-            }),
-        ];
-        let end = check_component(&make, &|_| {}, &objects, &steps).await;
-        assert!(names(&end).is_empty(), "{:?}", names(&end));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn orphans_stay() {
-        let objects = [map("top", &[]), map("one", &["top"]), map("two", &["one"])];
-        let steps = [Step::Do(&|api| delete(api, Some(ORPHAN)))];
-        let end = check_component(&make, &|_| {}, &objects, &steps).await;
-        assert_eq!(names(&end), ["one", "two"]);
-        let one = end.get(resources::CONFIG_MAPS, "n", "one").expect("kept");
-        assert_eq!(one["metadata"]["ownerReferences"], json!([]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_object_that_comes_after_its_owner_went_is_deleted_and_one_of_an_unknown_kind_is_kept() {
-        let mut foreign = map("foreign", &[]);
-        foreign["metadata"]["ownerReferences"] =
-            json!([{"apiVersion": "example.com/v1", "kind": "Thing", "name": "x", "uid": "x"}]);
-        let steps = [Step::Do(&|api: &Api| drop(api.put(map("late", &["gone"]))))];
-        let end = check_component(&make, &|_| {}, &[map("plain", &[]), foreign], &steps).await;
-        assert_eq!(names(&end), ["foreign", "plain"]);
-    }
-}
+mod tests;

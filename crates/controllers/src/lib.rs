@@ -33,7 +33,6 @@ pub mod ttlafterfinished;
 
 mod claims;
 mod conditions;
-mod discovery;
 #[cfg(test)]
 mod fixtures;
 mod history;

@@ -5,17 +5,17 @@
 //! reasons and messages are upstream's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Key, Object, Resource, Verb, resources};
 use bytes::Bytes;
-use control::{ClientError, Informers, Next, ReconcileError, Trigger, WatchScope};
+use control::{ClientError, Informers, Next, ReconcileError, Served, Trigger, WatchScope};
 use futures::FutureExt;
 use http::Method;
 use machinery::time;
 use serde_json::{Value, json};
 
-use crate::discovery::{self, Served};
 use crate::{Ctx, Descriptor, conditions};
 
 /// The row of the table.
@@ -47,8 +47,7 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     if !object.is_deleting() || !has_finalizer(&object.to_value()) {
         return Ok(Next::OnChange);
     }
-    let served = discovery::served(&ctx.client).await?;
-    let content = delete_contents(ctx, &key.name, &served).await;
+    let (served, content) = delete_served(ctx, &key.name).await?;
     let mut namespace = object.to_value();
     namespace["status"] = status(&namespace, &served, &content, &time::seconds(ctx.clock.now()));
     if namespace["status"] != object.to_value()["status"] {
@@ -94,6 +93,25 @@ struct Contents {
     failed: Vec<(String, ClientError)>,
 }
 
+/// Deletes what there is of all that is known to be served. That nothing is left is believed only of what is served at this
+/// moment: a definition may have come just before the namespace went.
+async fn delete_served(ctx: &Ctx, namespace: &str) -> Result<(Arc<Served>, Contents), ClientError> {
+    let follower = ctx.informers.served();
+    let known = follower.latest();
+    if let Some(known) = &known {
+        let contents = delete_contents(ctx, namespace, known).await;
+        if !contents.left.is_empty() || !contents.failed.is_empty() {
+            return Ok((known.clone(), contents));
+        }
+    }
+    let now = follower.ask().await?;
+    let contents = match known == Some(now.clone()) {
+        true => Contents::default(),
+        false => delete_contents(ctx, namespace, &now).await,
+    };
+    Ok((now, contents))
+}
+
 async fn delete_contents(ctx: &Ctx, namespace: &str, served: &Served) -> Contents {
     let mut contents = Contents::default();
     let namespaced = served.resources.iter().filter(|resource| resource.namespaced());
@@ -119,7 +137,11 @@ async fn delete_all(
 ) -> Result<(), ClientError> {
     let scope = WatchScope::namespace(namespace);
     // Most resources have nothing here: reading is cheaper than a deletion that finds nothing.
-    let before = ctx.client.list(resource, &scope).await?;
+    let before = match ctx.client.list(resource, &scope).await {
+        // No longer served: its objects went with its definition.
+        Err(error) if error.is_not_found() => return Ok(()),
+        listed => listed?,
+    };
     if before.items.is_empty() {
         return Ok(());
     }
@@ -213,7 +235,7 @@ mod tests {
     use control::harness::{Step, check_converges};
 
     use super::*;
-    use crate::fixtures::{namespace, settings};
+    use crate::fixtures::{definition, namespace, settings};
 
     fn in_a(kind: &str, name: &str) -> Value {
         json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "a"}})
@@ -244,5 +266,27 @@ mod tests {
         let end = check_converges(&CONTROLLER, settings(), &objects, &steps).await;
         let left: Vec<_> = end.all().iter().map(|object| object["metadata"]["name"].clone()).collect();
         assert_eq!(left, ["b", "other"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn custom_resources_go_too_also_those_of_a_definition_that_came_just_before() {
+        let custom = |kind: &str, name: &str| {
+            let mut object = in_a(kind, name);
+            object["apiVersion"] = "example.com/v1".into();
+            object
+        };
+        let mut elsewhere = custom("Boat", "elsewhere");
+        elsewhere["metadata"]["namespace"] = "b".into();
+        let boats = definition("boats", "Boat", "Namespaced");
+        let objects = [namespace("a"), namespace("b"), boats, custom("Boat", "boat"), elsewhere];
+        let late = |api: &control::harness::Api| {
+            api.put(definition("rafts", "Raft", "Namespaced"));
+            api.put(custom("Raft", "raft"));
+            api.delete(resources::NAMESPACES, "", "a");
+        };
+        let end = check_converges(&CONTROLLER, settings(), &objects, &[Step::Do(&late), Step::Wait(LOOK_AGAIN)]).await;
+        let kept = end.all().into_iter().filter(|object| object["kind"] != "CustomResourceDefinition");
+        let left: Vec<_> = kept.map(|object| object["metadata"]["name"].clone()).collect();
+        assert_eq!(left, ["b", "elsewhere"]);
     }
 }

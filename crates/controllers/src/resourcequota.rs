@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use api::{Key, Object, Resource, Verb, resources};
-use base::{Backoff, Stop, Tasks, chain};
+use base::{Stop, Tasks, chain};
 use bytes::Bytes;
 use control::queue::Done;
-use control::{Change, Component, Queue, ReconcileError, Writes};
+use control::{Change, Component, Queue, ReconcileError, Served, Writes};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -31,7 +31,7 @@ use tokio::sync::{Notify, watch};
 
 use self::plan::{Counted, plan};
 use self::tally::{Quota, Tally};
-use crate::{Ctx, discovery};
+use crate::Ctx;
 
 /// The name of the controller and of its identity.
 pub const NAME: &str = "resourcequota-controller";
@@ -40,9 +40,6 @@ const WORKERS: usize = 5;
 
 /// Everything is counted again after this time, should a difference ever have been lost. Upstream's figure.
 const RESYNC: Duration = Duration::from_secs(300);
-
-/// Definitions often come several at a time: the resources are asked for once for all that come within this time.
-const GATHER: Duration = Duration::from_millis(200);
 
 /// How long a worker waits until the caches show what it wrote.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -117,7 +114,8 @@ impl QuotaController {
     fn set_counters(self: &Arc<Self>, state: &mut State, tasks: &Tasks, stop: &Stop, changed: &[String]) {
         let wanted = state.counted_resources();
         state.counters.retain(|name, counter| {
-            let keep = wanted.contains_key(name);
+            // What is served in another version is counted anew.
+            let keep = wanted.get(name).is_some_and(|row| *row == counter.resource);
             if !keep {
                 counter.stop.stop();
             }
@@ -185,36 +183,21 @@ impl QuotaController {
         }
     }
 
-    /// Finds out about resources that no built-in row has, and again when definitions change.
+    /// Finds out about resources that no built-in row has, once a quota counts one, and again when definitions change.
     async fn follow_definitions(self: Arc<Self>, tasks: Tasks, stop: Stop) {
         self.unknown.notified().await;
-        let definitions = [resources::CUSTOM_RESOURCE_DEFINITIONS, resources::API_SERVICES];
-        let [mut crds, mut services] = definitions.map(|resource| self.ctx.cache(resource).changes());
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        let mut changes = self.ctx.informers.served().changes();
         loop {
-            match discovery::served(&self.ctx.client).await {
-                Ok(served) => {
-                    backoff.reset();
-                    self.set_customs(&tasks, &stop, served);
-                    tokio::select! {
-                        _ = crds.next() => {}
-                        _ = services.next() => {}
-                    }
-                    tokio::time::sleep(GATHER).await;
-                    while crds.try_next().is_some() || services.try_next().is_some() {}
-                }
-                Err(error) => {
-                    tracing::warn!(controller = NAME, error = chain(&error), "cannot find out what is served");
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
-            }
+            let served = changes.next().await;
+            self.set_customs(&tasks, &stop, &served);
         }
     }
 
-    fn set_customs(self: &Arc<Self>, tasks: &Tasks, stop: &Stop, served: discovery::Served) {
+    fn set_customs(self: &Arc<Self>, tasks: &Tasks, stop: &Stop, served: &Served) {
         let mut state = self.lock();
         let built_in = |row: &Resource| resources::find(&row.group, &row.version, &row.plural).is_some();
-        state.customs = served.resources.into_iter().filter(|row| row.namespaced() && !built_in(row)).collect();
+        let customs = served.resources.iter().filter(|row| row.namespaced() && !built_in(row));
+        state.customs = customs.cloned().collect();
         let before: Vec<Name> = state.counters.keys().cloned().collect();
         self.set_counters(&mut state, tasks, stop, &[]);
         let gone = before.iter().any(|name| !state.counters.contains_key(name));

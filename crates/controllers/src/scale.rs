@@ -2,11 +2,9 @@
 
 use api::{Key, Resource};
 use bytes::Bytes;
-use control::{Client, ClientError};
+use control::{Client, ClientError, served};
 use http::Method;
 use serde_json::Value;
-
-use crate::discovery;
 
 /// Why something has no scale.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +38,7 @@ pub(crate) async fn resource_of(client: &Client, api_version: &str, kind: &str) 
             None => Err(ScaleError::NoScale { resource: qualified(resource) }),
         };
     }
-    let found = discovery::scalable(client, group, version, kind).await;
+    let found = served::scalable(client, group, version, kind).await;
     let (resource, scales) = match found {
         Err(error) if error.is_not_found() => return Err(unknown()),
         found => found?.ok_or_else(unknown)?,

@@ -8,6 +8,7 @@ use api::{ApiError, Key, Reason, Resource, resources};
 use base::{Clock, Random};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::{Body, Transport, TransportError};
+use crate::{Body, Transport, TransportError, served};
 
 /// A wall clock that follows tokio's, so that a test's virtual time moves both. Starts at 2030-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +83,7 @@ struct Logged {
 /// One request, taken apart.
 struct Request {
     method: Method,
-    resource: &'static Resource,
+    resource: Resource,
     key: Key,
     subresource: Option<String>,
     query: BTreeMap<String, String>,
@@ -92,8 +93,11 @@ struct Request {
 
 enum Answer {
     Object(Value),
-    Watch { from: usize, initial: VecDeque<Bytes> },
+    Watch { wanted: Wanted, from: usize, initial: VecDeque<Bytes> },
 }
+
+/// What a watch is for: resource, namespace and, where one object is watched, its name.
+type Wanted = (Name, String, Option<String>);
 
 impl Api {
     /// An empty cluster.
@@ -172,9 +176,9 @@ impl Api {
 
     /// Creates an object as it is, or replaces it with status and all; uid and creation time are filled in where missing.
     pub fn put(&self, object: Value) -> Value {
-        let resource = resource_of(&object);
         let mut world = self.lock();
-        let stored = world.put(resource, object);
+        let resource = world.resource_of(&object);
+        let stored = world.put(&resource, object);
         self.publish(world);
         stored
     }
@@ -187,6 +191,12 @@ impl Api {
         if let Err(error) = deleted {
             assert!(error.is_not_found(), "{error}");
         }
+    }
+
+    /// The same for an object of any kind that is served.
+    pub fn delete_object(&self, object: &Value) {
+        let (resource, key) = (self.lock().resource_of(object), key_of(object));
+        self.delete(&resource, &key.namespace, &key.name);
     }
 
     /// One object.
@@ -228,13 +238,13 @@ impl Api {
 
     fn handle(&self, request: &http::Request<Bytes>, counted: bool) -> Result<Result<Answer, ApiError>, &'static str> {
         let mut world = self.lock();
-        if let Some(discovery) = discovery(request.uri().path()) {
+        if let Some(discovery) = world.discovery(request.uri().path()) {
             return Ok(Ok(Answer::Object(discovery)));
         }
         if let Some(document) = world.documents.get(request.uri().path()) {
             return Ok(Ok(Answer::Object(document.clone())));
         }
-        let parsed = match Request::parse(request) {
+        let parsed = match Request::parse(request, &world) {
             Ok(parsed) => parsed,
             Err(error) => return Ok(Err(error)),
         };
@@ -257,9 +267,8 @@ impl Api {
         if fault == Some(Fault::AnswerLost) { Err("injected: answer lost") } else { Ok(answer.map(Answer::Object)) }
     }
 
-    fn stream(&self, resource: &Resource, namespace: String, name: Option<String>, from: usize) -> Body {
+    fn stream(&self, wanted: Wanted, from: usize) -> BoxStream<'static, Result<Bytes, TransportError>> {
         let state = (self.clone(), self.logged.subscribe(), from);
-        let wanted = (name_of(resource), namespace, name);
         let events = futures::stream::unfold(state, move |(api, mut logged, mut next)| {
             let wanted = wanted.clone();
             async move {
@@ -281,12 +290,12 @@ impl Api {
                 }
             }
         });
-        Body::Stream(events.boxed())
+        events.boxed()
     }
 }
 
 impl Logged {
-    fn matches(&self, (resource, namespace, name): &(Name, String, Option<String>)) -> bool {
+    fn matches(&self, (resource, namespace, name): &Wanted) -> bool {
         self.resource == *resource
             && (namespace.is_empty() || self.namespace == *namespace)
             && name.as_ref().is_none_or(|name| self.name == *name)
@@ -308,12 +317,9 @@ impl Transport for Connection {
             let answer = answer.map_err(|why| TransportError { server: "harness".to_owned(), source: why.into() })?;
             let (code, body) = match answer {
                 Ok(Answer::Object(object)) => (200, Body::Full(object.to_string().into())),
-                Ok(Answer::Watch { from, initial }) => {
-                    let request = Request::parse(&request).expect("it was parsed before");
-                    let rest =
-                        api.stream(request.resource, request.key.namespace.to_string(), request.field_name(), from);
-                    let Body::Stream(rest) = rest else { unreachable!("a watch is a stream") };
-                    (200, Body::Stream(futures::stream::iter(initial.into_iter().map(Ok)).chain(rest).boxed()))
+                Ok(Answer::Watch { wanted, from, initial }) => {
+                    let initial = futures::stream::iter(initial.into_iter().map(Ok));
+                    (200, Body::Stream(initial.chain(api.stream(wanted, from)).boxed()))
                 }
                 Err(error) => (error.code, Body::Full(error.to_status().to_string().into())),
             };
@@ -326,7 +332,7 @@ impl Transport for Connection {
 }
 
 impl Request {
-    fn parse(request: &http::Request<Bytes>) -> Result<Self, ApiError> {
+    fn parse(request: &http::Request<Bytes>, world: &World) -> Result<Self, ApiError> {
         let unknown = || ApiError::new(Reason::NotFound, format!("the harness does not serve {}", request.uri()));
         let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
         let (group, version, rest) = match path.as_slice() {
@@ -334,7 +340,7 @@ impl Request {
             ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => return Err(unknown()),
         };
-        let find = |plural: &str| resources::find(group, version, plural);
+        let find = |plural: &str| world.find_resource(group, version, plural);
         let (resource, namespace, rest) = match rest {
             ["namespaces", namespace, plural, rest @ ..] if find(plural).is_some() => (find(plural), *namespace, rest),
             [plural, rest @ ..] => (find(plural), "", rest),
@@ -368,6 +374,43 @@ impl Request {
 }
 
 impl World {
+    /// The rows of what definitions there are. A definition is served as soon as it is stored.
+    fn customs(&self) -> impl Iterator<Item = Resource> {
+        let definitions = self.objects.get(&name_of(resources::CUSTOM_RESOURCE_DEFINITIONS));
+        definitions.into_iter().flat_map(BTreeMap::values).flat_map(|definition| rows(&definition["spec"]))
+    }
+
+    fn find_resource(&self, group: &str, version: &str, plural: &str) -> Option<Resource> {
+        let custom = || self.customs().find(|row| row.group == group && row.version == version && row.plural == plural);
+        resources::find(group, version, plural).cloned().or_else(custom)
+    }
+
+    fn resource_of(&self, object: &Value) -> Resource {
+        let (api_version, kind) = (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str());
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let custom = |kind| self.customs().find(|row| row.group == group && row.version == version && row.kind == kind);
+        kind.and_then(|kind| resources::by_kind(group, version, kind).cloned().or_else(|| custom(kind)))
+            .expect("a test's object names its apiVersion and a kind that is served")
+    }
+
+    /// The discovery documents: `/api/v1`, `/apis` and `/apis/GROUP/VERSION`.
+    fn discovery(&self, path: &str) -> Option<Value> {
+        let path: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let all = resources::RESOURCES.iter().map(|row| (*row).clone()).chain(self.customs());
+        let (group, version) = match path.as_slice() {
+            ["apis"] => return groups(all),
+            ["api", version] => ("", *version),
+            ["apis", group, version] => (*group, *version),
+            _ => return None,
+        };
+        let rows = all.filter(|row| row.group == group && row.version == version).map(|row| {
+            let verbs: Vec<String> = row.verbs.iter().map(|verb| format!("{verb:?}").to_lowercase()).collect();
+            json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced(), "kind": row.kind,
+                "verbs": verbs})
+        });
+        Some(json!({"kind": "APIResourceList", "resources": rows.collect::<Vec<_>>()}))
+    }
+
     fn table(&mut self, resource: &Resource) -> &mut BTreeMap<Key, Value> {
         self.objects.entry(name_of(resource)).or_default()
     }
@@ -379,7 +422,7 @@ impl World {
 
     fn read(&mut self, request: &Request) -> Result<Answer, ApiError> {
         if !request.key.name.is_empty() {
-            let object = self.find(request.resource, &request.key)?;
+            let object = self.find(&request.resource, &request.key)?;
             let scale = request.subresource.as_deref() == Some("scale");
             return Ok(Answer::Object(if scale { scale_of(&object) } else { object }));
         }
@@ -389,7 +432,7 @@ impl World {
         }
         let name = request.field_name();
         let namespace = request.key.namespace.clone();
-        let objects = self.table(request.resource).iter();
+        let objects = self.table(&request.resource).iter();
         let objects = objects.filter(|(key, _)| namespace.is_empty() || key.namespace == namespace);
         let objects = objects.filter(|(key, _)| name.as_deref().is_none_or(|name| *key.name == *name));
         let objects: Vec<Value> = objects.map(|(_, object)| object.clone()).collect();
@@ -414,11 +457,12 @@ impl World {
                     "annotations": {"k8s.io/initial-events-end": "true"}}}),
             ));
         }
-        Ok(Answer::Watch { from, initial })
+        let wanted = (name_of(&request.resource), namespace.to_string(), name);
+        Ok(Answer::Watch { wanted, from, initial })
     }
 
     fn write(&mut self, request: &Request) -> Result<Value, ApiError> {
-        let (resource, key) = (request.resource, &request.key);
+        let (resource, key) = (&request.resource, &request.key);
         match (request.method.as_str(), request.subresource.as_deref()) {
             ("POST", None) if !resource.serves(api::Verb::List) => {
                 let mut review = request.json()?;
@@ -617,36 +661,31 @@ impl World {
     }
 }
 
-/// The discovery documents: `/api/v1`, `/apis` and `/apis/GROUP/VERSION`.
-fn discovery(path: &str) -> Option<Value> {
-    let path: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let (group, version) = match path.as_slice() {
-        ["apis"] => {
-            let mut groups: Vec<Value> = Vec::new();
-            for resource in resources::RESOURCES.iter().filter(|resource| !resource.group.is_empty()) {
-                if !groups.iter().any(|group| group["name"] == *resource.group) {
-                    groups.push(json!({"name": resource.group, "versions": [], "preferredVersion": null}));
-                }
-                let group = groups.iter_mut().find(|group| group["name"] == *resource.group)?;
-                let version = json!({"groupVersion": resource.api_version(), "version": resource.version});
-                let versions = group["versions"].as_array_mut()?;
-                if !versions.contains(&version) {
-                    versions.push(version);
-                }
-            }
-            return Some(json!({"kind": "APIGroupList", "groups": groups}));
+/// The rows of one definition.
+fn rows(definition: &Value) -> Vec<Resource> {
+    const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+    let (group, names) = (definition["group"].as_str().unwrap_or_default(), &definition["names"]);
+    let row = json!({"name": names["plural"], "singularName": names["singular"], "kind": names["kind"],
+        "namespaced": definition["scope"] == "Namespaced", "verbs": VERBS});
+    let versions = definition["versions"].as_array().into_iter().flatten().filter(|version| version["served"] == true);
+    versions.filter_map(|version| served::row(group, version["name"].as_str()?, &row)).collect()
+}
+
+/// The document `/apis`.
+fn groups(rows: impl Iterator<Item = Resource>) -> Option<Value> {
+    let mut groups: Vec<Value> = Vec::new();
+    for resource in rows.filter(|resource| !resource.group.is_empty()) {
+        if !groups.iter().any(|group| group["name"] == *resource.group) {
+            groups.push(json!({"name": resource.group, "versions": [], "preferredVersion": null}));
         }
-        ["api", version] => ("", *version),
-        ["apis", group, version] => (*group, *version),
-        _ => return None,
-    };
-    let rows = resources::RESOURCES.iter().filter(|row| row.group == group && row.version == version);
-    let rows = rows.map(|row| {
-        let verbs: Vec<String> = row.verbs.iter().map(|verb| format!("{verb:?}").to_lowercase()).collect();
-        json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced(), "kind": row.kind,
-            "verbs": verbs})
-    });
-    Some(json!({"kind": "APIResourceList", "resources": rows.collect::<Vec<_>>()}))
+        let group = groups.iter_mut().find(|group| group["name"] == *resource.group)?;
+        let version = json!({"groupVersion": resource.api_version(), "version": resource.version});
+        let versions = group["versions"].as_array_mut()?;
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    Some(json!({"kind": "APIGroupList", "groups": groups}))
 }
 
 /// The `/scale` of a workload.
@@ -730,11 +769,4 @@ fn name_of(resource: &Resource) -> Name {
 fn key_of(object: &Value) -> Key {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     Key::new(text("namespace"), text("name"))
-}
-
-fn resource_of(object: &Value) -> &'static Resource {
-    let (api_version, kind) = (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str());
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    kind.and_then(|kind| resources::by_kind(group, version, kind))
-        .expect("a test's object names its apiVersion and kind")
 }

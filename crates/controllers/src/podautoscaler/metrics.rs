@@ -140,7 +140,7 @@ async fn plural(ctx: &Ctx, api_version: &str, kind: &str) -> Result<String, Stri
     let resource = match api::resources::by_kind(group, version, kind) {
         Some(resource) => resource.clone(),
         None => {
-            let found = crate::discovery::scalable(&ctx.client, group, version, kind).await;
+            let found = control::served::scalable(&ctx.client, group, version, kind).await;
             let found = found.map_err(|error| error.to_string())?;
             found.ok_or_else(|| format!("no matches for kind {kind:?} in version {api_version:?}"))?.0
         }

@@ -3,7 +3,7 @@
 use control::harness::{Api, Env, Step, check_component};
 
 use super::*;
-use crate::fixtures::settings;
+use crate::fixtures::{definition, settings};
 
 fn make(env: Env) -> Arc<dyn Component> {
     let Env { api, client, informers, random, recorder } = env;
@@ -103,4 +103,18 @@ async fn a_pod_whose_time_to_end_is_over_counts_no_more() {
     let objects = [quota("q", &json!({"hard": {"pods": "5"}})), pod("a", "1"), stuck];
     let end = check_component(&make, &|_| {}, &objects, &steps).await;
     assert_eq!(used(&end, "q")["pods"], "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn custom_resources_count_from_their_definition_on() {
+    let boat = |name: &str| json!({"apiVersion": "example.com/v1", "kind": "Boat", "metadata": {"name": name, "namespace": "n"}});
+    let define = |api: &Api| {
+        api.put(definition("boats", "Boat", "Namespaced"));
+        api.put(boat("one"));
+        api.put(boat("two"));
+    };
+    let steps = [Step::Do(&define), Step::Wait(Duration::from_secs(10))];
+    let objects = [quota("q", &json!({"hard": {"count/boats.example.com": "3"}}))];
+    let end = check_component(&make, &|_| {}, &objects, &steps).await;
+    assert_eq!(used(&end, "q"), json!({"count/boats.example.com": "2"}));
 }
