@@ -5,13 +5,13 @@ use crate::machine::{Machine, text};
 
 /// Asserts that `kubectl ARGS` succeeds without a warning and prints all of `wanted`.
 #[track_caller]
-fn prints(machine: &Machine, args: &str, wanted: &[&str]) -> String {
+pub(crate) fn prints(machine: &Machine, args: &str, wanted: &[&str]) -> String {
     says(machine, &args.split(' ').collect::<Vec<_>>(), "", wanted)
 }
 
 /// The same with arguments that hold spaces, and with input.
 #[track_caller]
-fn says(machine: &Machine, args: &[&str], input: &str, wanted: &[&str]) -> String {
+pub(crate) fn says(machine: &Machine, args: &[&str], input: &str, wanted: &[&str]) -> String {
     let printed = machine.kubectl_args(args, input);
     for text in wanted {
         assert!(printed.contains(text), "kubectl {}: no {text:?} in\n{printed}", args.join(" "));
@@ -21,7 +21,7 @@ fn says(machine: &Machine, args: &[&str], input: &str, wanted: &[&str]) -> Strin
 
 /// Asserts that `kubectl ARGS` fails and says all of `wanted`.
 #[track_caller]
-fn refused(machine: &Machine, args: &[&str], input: &str, wanted: &[&str]) {
+pub(crate) fn refused(machine: &Machine, args: &[&str], input: &str, wanted: &[&str]) {
     let output = machine.try_kubectl(args, input);
     let said = text(&output.stderr) + &text(&output.stdout);
     assert!(!output.status.success(), "kubectl {} succeeded: {said}", args.join(" "));

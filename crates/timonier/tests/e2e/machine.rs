@@ -86,8 +86,13 @@ impl Machine {
 
     /// `kubectl` with these arguments and this input, whatever comes of it.
     pub(crate) fn try_kubectl(&self, args: &[&str], input: &str) -> Output {
+        self.try_program("kubectl", args, input)
+    }
+
+    /// Some program of this path, in the same way.
+    pub(crate) fn try_program(&self, program: &str, args: &[&str], input: &str) -> Output {
         let mut child = self
-            .command("kubectl")
+            .command(program)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
