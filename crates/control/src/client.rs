@@ -55,6 +55,11 @@ impl ClientError {
         matches!(self, Self::Api(error) if error.is_conflict())
     }
 
+    /// Whether the server refuses it to this sender, or as it is: rights, quotas, admission.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api(error) if error.reason == api::Reason::Forbidden)
+    }
+
     /// Whether the object exists already.
     pub fn is_already_exists(&self) -> bool {
         matches!(self, Self::Api(error) if error.reason == api::Reason::AlreadyExists)

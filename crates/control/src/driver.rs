@@ -213,6 +213,11 @@ impl<S: Send + Sync + 'static> Controller<S> {
                 tracing::debug!(controller, %key, error = chain(&error), "reconciling again");
                 Done::Failed
             }
+            Ok(Err(ReconcileError::Client(error))) if error.is_forbidden() && self.queue.failures(key) > 0 => {
+                // A quota may refuse for days. Events tell whoever owns the object; one line tells who reads the log.
+                tracing::debug!(controller, %key, error = chain(&error), "still refused; trying again");
+                Done::Failed
+            }
             Ok(Err(error)) => {
                 tracing::warn!(controller, %key, error = chain(&error), "cannot reconcile; trying again");
                 Done::Failed

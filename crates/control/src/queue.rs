@@ -165,6 +165,11 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         self.is_idle()
     }
 
+    /// How often in a row a key has failed before this time.
+    pub fn failures(&self, key: &K) -> u32 {
+        self.lock().entries.get(key).map_or(0, |entry| entry.failures)
+    }
+
     /// Whether a failed key waits for its next attempt.
     pub fn has_failures(&self) -> bool {
         self.lock().entries.values().any(|entry| entry.failures > 0)

@@ -4,6 +4,7 @@
 //! `maxUnavailable`, or beside the old ones within `maxSurge`. Defined by the DaemonSet API reference; tolerations, labels,
 //! events and rounding are upstream's.
 
+mod failures;
 mod nodes;
 mod plan;
 mod update;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::history::{self, History};
 use crate::pod_control::PodControl;
 use crate::{Ctx, Descriptor, claims};
+pub use failures::Failures;
 use nodes::{Fit, Placement};
 use plan::{DaemonPod, HASH_LABEL, Plan, View};
 
@@ -81,14 +83,17 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     claims::settle(ctx, resources::DAEMON_SETS, &object, resources::PODS, &claims).await?;
     let mine: Vec<Object> = claims.owned.into_iter().chain(claims.adopt).collect();
     let now = ctx.clock.now();
-    let seen = |pod: &Object| pods.received_at(pod.key()).map_or(Duration::ZERO, |at| at.elapsed());
+    let failures = &ctx.settings.daemon_failures;
+    let failed_stays = |node: &str| failures.left(object.uid(), node);
     let view = View {
         set: &set,
         hash: history.update().label(HASH_LABEL).unwrap_or_default(),
         nodes: ctx.cache(resources::NODES).all(),
-        pods: mine.iter().filter_map(|pod| DaemonPod::of(pod, &set, now, seen(pod))).collect(),
+        pods: mine.iter().filter_map(|pod| DaemonPod::of(pod, &set, now)).collect(),
+        failed_stays: &failed_stays,
     };
     let plan = plan::plan(&view);
+    plan.failed.iter().for_each(|node| failures.count(object.uid(), node));
     let (status, next) = (plan.status.clone(), plan.next);
     let result = apply(ctx, &object, plan).await;
     if status != set["status"] {

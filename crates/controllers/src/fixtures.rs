@@ -20,6 +20,8 @@ pub(crate) fn settings() -> Arc<Settings> {
         authority,
         token_signer,
         autoscalers,
+        daemon_failures: Arc::default(),
+        zones: Arc::default(),
         cluster_cidr,
         node_cidr_mask: 24,
     })

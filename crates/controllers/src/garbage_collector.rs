@@ -19,7 +19,7 @@ use control::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Ctx, claims};
 
@@ -232,8 +232,13 @@ impl GarbageCollector {
         for owner in &object.index().owners {
             owners.push((owner.uid.to_string(), self.classify(ctx, resource, &object, owner).await?));
         }
-        match plan(&object, &owners, !self.dependents(object.uid()).is_empty()) {
+        let dependents = self.dependents(object.uid());
+        match plan(&object, &owners, !dependents.is_empty()) {
             Plan::Keep => Ok(()),
+            Plan::Delete(Propagation::Foreground) if closes_circle(&object, &dependents) => {
+                // Its change brings it back, and then it is deleted.
+                claims::patch_owners(ctx, resource, &object, unblocked(&object)).await
+            }
             Plan::Drop(uids) => {
                 let value = object.to_value();
                 let kept = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
@@ -391,6 +396,20 @@ fn has_finalizer(object: &Object, name: &str) -> bool {
 
 fn present_owner(owner: &Object) -> Owner {
     if owner.is_deleting() && has_finalizer(owner, FOREGROUND) { Owner::Waiting } else { Owner::Solid }
+}
+
+/// Whether an object would wait for one that, by way of others, waits for it: none of them would ever go.
+fn closes_circle(object: &Object, dependents: &[(Item, Object)]) -> bool {
+    let waits = |dependent: &Object| dependent.is_deleting() && has_finalizer(dependent, FOREGROUND);
+    object.index().owners.iter().any(|owner| owner.block_owner_deletion)
+        && dependents.iter().any(|(_, dependent)| waits(dependent))
+}
+
+/// The owner references of an object, none of which holds its owner up.
+fn unblocked(object: &Object) -> Vec<Value> {
+    let mut owners = object.to_value()["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+    owners.iter_mut().for_each(|owner| owner["blockOwnerDeletion"] = false.into());
+    owners
 }
 
 /// Whether a change concerns us: an object's status changes often and its owners hardly ever.

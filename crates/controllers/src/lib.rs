@@ -3,6 +3,7 @@
 //! All of them share one set of caches and write under their own identities. Names, behaviour, conditions, reasons and
 //! event messages are upstream's kube-controller-manager's.
 
+pub mod bootstrap_signer;
 pub mod certificates;
 pub mod clusterrole_aggregation;
 pub mod cronjob;
@@ -53,6 +54,7 @@ use ipnet::Ipv4Net;
 
 /// Every controller that reconciles one resource. Beside them run [`WIDE`].
 pub const CONTROLLERS: &[Descriptor] = &[
+    bootstrap_signer::CONTROLLER,
     cronjob::CONTROLLER,
     certificates::approving::CONTROLLER,
     certificates::cleaner::CONTROLLER,
@@ -115,6 +117,10 @@ pub struct Settings {
     pub token_signer: Option<Arc<serviceaccount_token::TokenSigner>>,
     /// What autoscalers remember.
     pub autoscalers: Arc<podautoscaler::Memory>,
+    /// What the daemon set controller remembers of pods that failed.
+    pub daemon_failures: Arc<daemonset::Failures>,
+    /// How fast the nodes of each zone may lose their pods.
+    pub zones: Arc<node_lifecycle::Zones>,
     /// Where pod addresses come from.
     pub cluster_cidr: Ipv4Net,
     /// The prefix length of a node's part of it.

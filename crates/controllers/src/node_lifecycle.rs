@@ -6,6 +6,8 @@
 //! the agent's to say. Names and messages are upstream's
 //! node-lifecycle-controller's.
 
+mod zones;
+
 use std::time::Duration;
 
 use api::{Key, Object, resources};
@@ -16,6 +18,8 @@ use machinery::time;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use self::zones::Eviction;
+pub use self::zones::Zones;
 use crate::pods::PodView;
 use crate::{Ctx, Descriptor, conditions};
 
@@ -24,7 +28,10 @@ pub const CONTROLLER: Descriptor = Descriptor {
     name: "node-controller",
     reconciles: resources::NODES,
     owns: &[],
-    watches: &[Trigger { resource: resources::LEASES, keys: node_of_lease }],
+    watches: &[
+        Trigger { resource: resources::LEASES, keys: node_of_lease },
+        Trigger { resource: resources::NODES, keys: silent_nodes },
+    ],
     reads: &[resources::PODS],
     workers_max: 4,
     resync: Duration::ZERO,
@@ -61,6 +68,11 @@ fn node_of_lease(_: &Informers, lease: &Object) -> Vec<Key> {
     ours.then(|| Key::new("", lease.key().name.clone())).into_iter().collect()
 }
 
+/// How fast a silent node loses its pods depends on the other nodes.
+fn silent_nodes(informers: &Informers, _: &Object) -> Vec<Key> {
+    zones::silent(&informers.all(resources::NODES)).iter().map(|node| node.key().clone()).collect()
+}
+
 async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let nodes = ctx.cache(resources::NODES);
     let (Some(object), Some(first_seen)) = (nodes.get(key), nodes.received_at(key)) else { return Ok(Next::OnChange) };
@@ -69,9 +81,15 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let (since, grace) = lease.map_or((first_seen, STARTUP_GRACE), |renewed| (renewed, GRACE));
     let silent = Instant::now().duration_since(since);
     let now = time::seconds(ctx.clock.now());
-    let plan = plan(&object.to_value(), silent >= grace, &now);
-    apply(ctx, &object, &plan).await?;
-    if silent >= grace { Ok(Next::OnChange) } else { Ok(Next::After(grace - silent)) }
+    let eviction = |begun| ctx.settings.zones.eviction(&nodes, &object, begun);
+    let plan = plan(&object.to_value(), silent >= grace, &eviction, &now);
+    let applied = apply(ctx, &object, &plan).await;
+    if applied.is_err() {
+        ctx.settings.zones.give_back(&object);
+    }
+    applied?;
+    let again = (silent < grace).then(|| grace - silent);
+    Ok(again.into_iter().chain(plan.next).min().map_or(Next::OnChange, Next::After))
 }
 
 /// The node's status and taints as they should be, and whether its pods are to be marked not ready.
@@ -80,23 +98,53 @@ struct Plan {
     status: Option<Value>,
     taints: Option<Vec<Value>>,
     pods_not_ready: bool,
+    /// When its turn to lose its pods comes.
+    next: Option<Duration>,
 }
 
-fn plan(node: &Value, silent: bool, now: &str) -> Plan {
+/// `eviction` is asked, where the node is to lose its pods, with whether it has begun to.
+fn plan(node: &Value, silent: bool, eviction: &dyn Fn(bool) -> Eviction, now: &str) -> Plan {
     let mut status = node["status"].clone();
     if silent {
         for kind in AGENT_CONDITIONS {
             set_unknown(&mut status, kind, &node["metadata"]["creationTimestamp"], now);
         }
     }
-    let wanted = wanted_taints(&status, node["spec"]["unschedulable"] == true);
+    let mut wanted = wanted_taints(&status, node["spec"]["unschedulable"] == true);
     let old = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let next = pace(&mut wanted, &old, eviction);
     let taints = merge_taints(&old, &wanted, now);
     let ready = conditions::find(&status, "Ready");
     Plan {
         pods_not_ready: ready.is_some_and(|ready| ready["status"] == "Unknown"),
         taints: (taints != old).then_some(taints),
         status: (status != node["status"]).then_some(status),
+        next,
+    }
+}
+
+/// Leaves out the taint that evicts while it is not the node's turn. Gives when that comes.
+fn pace(
+    wanted: &mut Vec<(&'static str, &'static str)>,
+    old: &[Value],
+    eviction: &dyn Fn(bool) -> Eviction,
+) -> Option<Duration> {
+    let evicts = |(_, effect): &(&str, &str)| *effect == "NoExecute";
+    if !wanted.iter().any(evicts) {
+        return None;
+    }
+    let ours =
+        |taint: &Value| taint["effect"] == "NoExecute" && (taint["key"] == NOT_READY || taint["key"] == UNREACHABLE);
+    match eviction(old.iter().any(ours)) {
+        Eviction::Now => None,
+        Eviction::Later(left) => {
+            wanted.retain(|taint| !evicts(taint));
+            Some(left)
+        }
+        Eviction::Never => {
+            wanted.retain(|taint| !evicts(taint));
+            None
+        }
     }
 }
 
@@ -212,10 +260,14 @@ mod tests {
         conditions::find(&node["status"], "Ready").expect("a condition")["status"].clone()
     }
 
-    fn renew(api: &Api) {
+    fn renew_of(api: &Api, name: &str) {
         let renewed = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": {"name": "a", "namespace": LEASE_NAMESPACE}, "spec": {"holderIdentity": "a"}});
+            "metadata": {"name": name, "namespace": LEASE_NAMESPACE}, "spec": {"holderIdentity": name}});
         api.put(renewed);
+    }
+
+    fn renew(api: &Api) {
+        ["a", "b"].iter().for_each(|name| renew_of(api, name));
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,6 +283,7 @@ mod tests {
             Step::Do(&|api| {
                 assert_eq!(ready(api), "True");
                 assert_eq!(taints(api), ["mine:NoSchedule", &format!("{UNSCHEDULABLE}:NoSchedule")]);
+                renew_of(api, "b");
             }),
             Step::Wait(Duration::from_secs(20)),
             Step::Do(&|api| {
@@ -247,8 +300,36 @@ mod tests {
                 });
             }),
         ];
-        let end = check_converges(&CONTROLLER, settings(), &[node, pod], &steps).await;
+        let other = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "b"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let end = check_converges(&CONTROLLER, settings(), &[node, other, pod], &steps).await;
         assert_eq!(taints(&end), ["mine:NoSchedule", &format!("{UNSCHEDULABLE}:NoSchedule")]);
+    }
+
+    /// The machine of a cluster of one was suspended for an hour: its own pods must not go for that.
+    #[tokio::test(start_paused = true)]
+    async fn where_no_node_is_ready_none_loses_its_pods() {
+        let node = |name: &str, ready: &str| {
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+        };
+        let evicts = |api: &Api| taints(api).iter().any(|taint| taint.ends_with("NoExecute"));
+        let be = |ready: &'static str| {
+            move |api: &Api| {
+                renew(api);
+                api.put(node("b", ready));
+            }
+        };
+        let (ready, not_ready) = (be("True"), be("False"));
+        let steps = [
+            Step::Do(&|api| assert!(!evicts(api))),
+            Step::Do(&ready),
+            Step::Wait(Duration::from_secs(12)),
+            Step::Do(&|api| assert!(evicts(api), "another node is there for its pods")),
+            Step::Do(&not_ready),
+        ];
+        let end = check_converges(&CONTROLLER, settings(), &[node("a", "False"), node("b", "False")], &steps).await;
+        assert!(!evicts(&end));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Pods that no agent will ever end are ended here: those of a node that is gone, and those that were deleted before they
-//! had a node.
+//! Pods that no agent will ever end are ended here: those of a node that is gone, those that were deleted before they had a
+//! node, and those that are being deleted on a node that is out of service. Of pods that have ended only so many stay.
 //!
 //! The behaviour is upstream's pod-garbage-collector; a node counts as gone when it has been away for 40 seconds and the
-//! API server says so too.
+//! API server says so too, and as out of service when it is not ready and has the taint of that name ("Non-graceful node
+//! shutdown" in the Kubernetes documentation).
 
 use std::time::Duration;
 
@@ -31,9 +32,14 @@ pub const CONTROLLER: Descriptor = Descriptor {
 /// A node that registers anew is away for a moment; its pods are not lost.
 const QUARANTINE: Duration = Duration::from_secs(40);
 
-/// Of a node that is gone: every change of one that is there would bring back all of its pods for nothing.
+/// More pods than these that have ended do not stay: nobody else would ever delete those that nobody owns. Upstream's figure.
+const ENDED_MAX: usize = 12_500;
+
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// Of a node that is gone or out of service: every change of one that lives would bring back all of its pods for nothing.
 fn pods_of_missing(informers: &Informers, node: &Object) -> Vec<Key> {
-    if informers.all(resources::NODES).get(node.key()).is_some() {
+    if informers.all(resources::NODES).get(node.key()).is_some_and(|node| !is_out_of_service(&node)) {
         return vec![];
     }
     let pods = informers.all(resources::PODS).by_field("spec.nodeName", &node.key().name);
@@ -50,7 +56,12 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
         }
         return Ok(Next::OnChange);
     }
-    if ctx.cache(resources::NODES).get(&node).is_some() {
+    if let Some(node) = ctx.cache(resources::NODES).get(&node) {
+        if object.is_deleting() && is_out_of_service(&node) {
+            end(ctx, &object, None).await?;
+        } else if is_ended(&object) {
+            end_surplus(ctx).await?;
+        }
         return Ok(Next::OnChange);
     }
     let seen = pods.received_at(key).map_or(Duration::ZERO, |at| at.elapsed());
@@ -65,6 +76,42 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     }
     end(ctx, &object, Some("PodGC: node no longer exists")).await?;
     Ok(Next::OnChange)
+}
+
+fn is_out_of_service(node: &Object) -> bool {
+    let tree = node.to_value();
+    let tainted = tree["spec"]["taints"].as_array().into_iter().flatten().any(|taint| taint["key"] == OUT_OF_SERVICE);
+    tainted && !conditions::is_true(&tree["status"], "Ready")
+}
+
+fn is_ended(pod: &Object) -> bool {
+    matches!(pod.field(resources::PODS, "status.phase"), Some("Succeeded" | "Failed"))
+}
+
+/// Deletes the pods that have ended and are too many.
+async fn end_surplus(ctx: &Ctx) -> Result<(), ReconcileError> {
+    let pods = ctx.cache(resources::PODS);
+    // Neither copies an object: the index holds shared bytes.
+    let mut ended = pods.by_field("status.phase", "Succeeded");
+    ended.extend(pods.by_field("status.phase", "Failed"));
+    for pod in surplus(ended, ENDED_MAX) {
+        end(ctx, &pod, None).await?;
+    }
+    Ok(())
+}
+
+/// Those that go so that `kept` stay: first the evicted, which tell of a node and not of themselves, then the oldest.
+fn surplus(mut ended: Vec<Object>, kept: usize) -> Vec<Object> {
+    let count = ended.len().saturating_sub(kept);
+    if count > 0 {
+        ended.sort_by_cached_key(|pod| {
+            let tree = pod.to_value();
+            let evicted = tree["status"]["phase"] == "Failed" && tree["status"]["reason"] == "Evicted";
+            (!evicted, tree["metadata"]["creationTimestamp"].to_string(), pod.key().clone())
+        });
+    }
+    ended.truncate(count);
+    ended
 }
 
 /// Marks the pod failed and removes it at once.
@@ -110,5 +157,64 @@ mod tests {
         let end = check_converges(&CONTROLLER, settings(), &objects, &steps).await;
         let left: Vec<_> = end.list(resources::PODS).iter().map(|pod| pod["metadata"]["name"].clone()).collect();
         assert_eq!(left, ["b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_out_of_service_loses_what_is_being_deleted() {
+        let node = |name: &str, ready: &str| {
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                "spec": {"taints": [{"key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+        };
+        let pod = |name: &str, node: &str, deleted: bool| {
+            let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n"},
+                "spec": {"nodeName": node}, "status": {"phase": "Running"}});
+            if deleted {
+                pod["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
+                pod["metadata"]["deletionGracePeriodSeconds"] = 30.into();
+            }
+            pod
+        };
+        let mut late = node("later", "Unknown");
+        late["spec"] = json!({});
+        let objects = [
+            node("away", "Unknown"),
+            node("there", "True"),
+            late,
+            pod("kept", "away", false),
+            pod("gone", "away", true),
+            pod("ends", "there", true),
+            pod("waits", "later", true),
+        ];
+        let names = |api: &control::harness::Api| {
+            let pods = api.list(resources::PODS);
+            pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        let steps = [
+            Step::Do(&|api| assert_eq!(names(api), ["ends", "kept", "waits"])),
+            Step::Do(&|api| drop(api.put(node("later", "Unknown")))),
+        ];
+        let end = check_converges(&CONTROLLER, settings(), &objects, &steps).await;
+        assert_eq!(names(&end), ["ends", "kept"]);
+    }
+
+    #[test]
+    fn of_those_that_have_ended_the_evicted_and_the_oldest_go() {
+        let pod = |name: &str, created: &str, reason: &str| {
+            let pod = json!({"metadata": {"name": name, "namespace": "n", "creationTimestamp": created},
+                "status": {"phase": "Failed", "reason": reason}});
+            Object::parse(resources::PODS, Bytes::from(pod.to_string())).expect("a pod")
+        };
+        let ended = vec![
+            pod("young", "2030-01-03T00:00:00Z", ""),
+            pod("evicted", "2030-01-04T00:00:00Z", "Evicted"),
+            pod("old", "2030-01-01T00:00:00Z", ""),
+            pod("older", "2029-01-01T00:00:00Z", ""),
+        ];
+        for (kept, expected) in [(4, &[][..]), (3, &["evicted"]), (1, &["evicted", "older", "old"])] {
+            let gone = surplus(ended.clone(), kept);
+            let names: Vec<&str> = gone.iter().map(|pod| &*pod.key().name).collect();
+            assert_eq!(names, expected);
+        }
     }
 }

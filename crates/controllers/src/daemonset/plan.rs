@@ -17,10 +17,6 @@ pub(super) const HASH_LABEL: &str = "controller-revision-hash";
 /// How many pods one reconcile makes or deletes at most; the next goes on.
 const BURST: usize = 250;
 
-/// How long a pod that failed stays. A node that refuses its daemon pod would otherwise be offered one after another
-/// without a pause.
-const FAILED_FOR: Duration = Duration::from_secs(5);
-
 /// All that a plan is made from.
 pub(super) struct View<'a> {
     pub(super) set: &'a Value,
@@ -28,6 +24,8 @@ pub(super) struct View<'a> {
     pub(super) hash: &'a str,
     pub(super) nodes: Vec<Object>,
     pub(super) pods: Vec<DaemonPod<'a>>,
+    /// How much longer a node's failed pod stays.
+    pub(super) failed_stays: &'a (dyn Fn(&str) -> Duration + Sync),
 }
 
 /// A pod of the set, and the node that it is for.
@@ -41,14 +39,12 @@ pub(super) struct DaemonPod<'a> {
     pub(super) available: bool,
     /// When a ready pod becomes available by the passing of time alone.
     next: Option<Duration>,
-    /// Since when it has been as it is.
-    unchanged_for: Duration,
     created: Option<Timestamp>,
 }
 
 impl<'a> DaemonPod<'a> {
     /// `None` for a pod that asks for no node, and for one that has ended and is being deleted already.
-    pub(super) fn of(object: &'a Object, set: &Value, now: Timestamp, unchanged_for: Duration) -> Option<Self> {
+    pub(super) fn of(object: &'a Object, set: &Value, now: Timestamp) -> Option<Self> {
         let view = PodView::of(object);
         if view.is_terminal() && object.is_deleting() {
             return None;
@@ -66,7 +62,6 @@ impl<'a> DaemonPod<'a> {
             ready,
             available: ready && next.is_none(),
             next,
-            unchanged_for,
             created: view.metadata.creation_timestamp,
         })
     }
@@ -81,6 +76,8 @@ pub(super) struct Plan {
     /// The templates of new pods.
     pub(super) create: Vec<Value>,
     pub(super) delete: Vec<Object>,
+    /// The nodes whose failed pod gives way.
+    pub(super) failed: Vec<String>,
     pub(super) events: Vec<(EventType, &'static str, String)>,
     pub(super) status: Value,
     pub(super) next: Next,
@@ -102,7 +99,7 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
         on_node.sort_by_key(|pod| (!pod.bound, pod.created, pod.object.uid()));
     }
     let status = status(view, &fits, &pods);
-    let mut work = Work { view, create: vec![], delete: vec![], events: vec![], waits: vec![] };
+    let mut work = Work { view, create: vec![], delete: vec![], failed: vec![], events: vec![], waits: vec![] };
     work.waits.extend(view.pods.iter().filter_map(|pod| pod.next));
     for (node, fit) in &fits {
         work.manage(node, *fit, pods.get(node).map_or(&[][..], Vec::as_slice));
@@ -123,6 +120,7 @@ struct Work<'a> {
     /// The nodes to make pods for.
     create: Vec<String>,
     delete: Vec<Object>,
+    failed: Vec<String>,
     events: Vec<(EventType, &'static str, String)>,
     waits: Vec<Duration>,
 }
@@ -140,8 +138,13 @@ impl Work<'_> {
         let mut running = Vec::new();
         for pod in live {
             match &*pod.phase {
-                "Failed" if pod.unchanged_for < FAILED_FOR => self.waits.push(FAILED_FOR - pod.unchanged_for),
-                "Failed" => self.replace(pod, EventType::Warning, "FailedDaemonPod", ("failed", "kill")),
+                "Failed" => match (self.view.failed_stays)(node) {
+                    Duration::ZERO => {
+                        self.failed.push(node.to_owned());
+                        self.replace(pod, EventType::Warning, "FailedDaemonPod", ("failed", "kill"));
+                    }
+                    left => self.waits.push(left),
+                },
                 "Succeeded" => self.replace(pod, EventType::Normal, "SucceededDaemonPod", ("succeeded", "delete")),
                 _ => running.push(*pod),
             }
@@ -202,6 +205,7 @@ impl Work<'_> {
         Plan {
             create: self.create.into_iter().map(pinned).collect(),
             delete: self.delete,
+            failed: self.failed,
             events: self.events,
             status,
             next: self.waits.into_iter().min().map_or(Next::OnChange, Next::After),

@@ -1,10 +1,23 @@
 //! Placement, updates and repair of a DaemonSet, undisturbed and with every write failing.
 
-use control::harness::{Api, Step, check_converges};
+use std::sync::Arc;
+
+use control::harness::{Api, Env, Step, check_component};
+use control::{Component, Controller};
 use serde_json::json;
 
 use super::*;
 use crate::fixtures::{pod_template, ready_status, settings, until, with_controller};
+
+/// Each run remembers its own failures only.
+async fn check(objects: &[Value], steps: &[Step<'_>]) -> Api {
+    let make = |env: Env| -> Arc<dyn Component> {
+        let Env { api, client, informers, random, recorder } = env;
+        let clock = Arc::new(api.clock());
+        Controller::new(&CONTROLLER, Ctx { client, informers, clock, random, recorder, settings: settings() })
+    };
+    check_component(&make, &|_| {}, objects, steps).await
+}
 
 fn set() -> Value {
     json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "namespace": "n"},
@@ -108,7 +121,7 @@ async fn pods_follow_the_nodes() {
         Step::Wait(Duration::from_secs(10)),
         Step::UntilUnchanged(&run_pods),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[set(), node("a"), node("b")], &steps).await;
+    let end = check(&[set(), node("a"), node("b")], &steps).await;
     assert_eq!((pods(&end).len(), &status(&end)["numberReady"]), (2, &json!(1)));
 }
 
@@ -128,7 +141,7 @@ async fn updates_go_node_by_node_and_back() {
         Step::Do(&|api| change(api, image("one"))),
         Step::UntilUnchanged(&run_pods),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[set(), node("a"), node("b")], &steps).await;
+    let end = check(&[set(), node("a"), node("b")], &steps).await;
     assert_eq!(pods(&end), named(&[("a", "one"), ("b", "one")]));
     let revisions: Vec<_> = end.list(resources::CONTROLLER_REVISIONS);
     let mut numbers: Vec<_> = revisions.iter().filter_map(|one| one["revision"].as_i64()).collect();
@@ -147,7 +160,7 @@ async fn surging_updates_start_the_new_pod_first() {
         Step::Do(&|api| assert_eq!(pods(api), named(&[("a", "one"), ("a", "two"), ("b", "one")]))),
         Step::UntilUnchanged(&run_pods),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[surging, node("a"), node("b")], &steps).await;
+    let end = check(&[surging, node("a"), node("b")], &steps).await;
     assert_eq!(pods(&end), named(&[("a", "two"), ("b", "two")]));
 }
 
@@ -166,7 +179,7 @@ async fn on_delete_waits_for_the_user() {
         }),
         Step::UntilUnchanged(&run_pods),
     ];
-    let end = check_converges(&CONTROLLER, settings(), &[manual, node("a")], &steps).await;
+    let end = check(&[manual, node("a")], &steps).await;
     assert_eq!(pods(&end), named(&[("a", "two")]));
 }
 

@@ -2,7 +2,6 @@
 
 use api::resources;
 use control::harness::{Api, Env, Step, check_component};
-use serde_json::Value;
 
 use super::*;
 use crate::fixtures::{definition, settings};
@@ -211,4 +210,26 @@ async fn a_resource_that_is_served_in_another_version_is_watched_in_that() {
     let steps = [Step::Do(&next), Step::Do(&late)];
     let end = check_component(&make, &|_| {}, &objects, &steps).await;
     assert_eq!(all_names(&end), ["boat"]);
+}
+
+/// Each waited for the next, and none ever went. Conformance: "should not be blocked by dependency circle".
+#[tokio::test(start_paused = true)]
+async fn a_circle_of_owners_goes_when_one_of_them_is_deleted() {
+    let objects = [map("top", &["!last"]), map("middle", &["!top"]), map("last", &["!middle"])];
+    let steps =
+        [Step::Do(&|api: &Api| assert_eq!(names(api).len(), 3)), Step::Do(&|api: &Api| delete(api, Some(FOREGROUND)))];
+    let end = check_component(&make, &|_| {}, &objects, &steps).await;
+    assert!(names(&end).is_empty(), "{:?}", names(&end));
+}
+
+/// Conformance: "should not delete dependents that have both valid owner and owner that's waiting for dependents to be
+/// deleted".
+#[tokio::test(start_paused = true)]
+async fn in_the_foreground_a_dependent_with_another_owner_stays() {
+    let objects = [map("top", &[]), map("other", &[]), map("both", &["!top", "other"]), map("one", &["!top"])];
+    let steps = [Step::Do(&|api: &Api| delete(api, Some(FOREGROUND)))];
+    let end = check_component(&make, &|_| {}, &objects, &steps).await;
+    assert_eq!(names(&end), ["both", "other"]);
+    let both = end.get(resources::CONFIG_MAPS, "n", "both").expect("kept");
+    assert_eq!(both["metadata"]["ownerReferences"].as_array().map(Vec::len), Some(1));
 }

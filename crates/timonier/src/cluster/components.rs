@@ -92,6 +92,8 @@ fn controllers(ground: &Arc<Ground>) -> Result<()> {
                 authority: Some(authority),
                 token_signer: Some(Arc::new(token_signer)),
                 autoscalers: Arc::default(),
+                daemon_failures: Arc::default(),
+                zones: Arc::default(),
                 cluster_cidr: shared.options.cluster_cidr,
                 node_cidr_mask: NODE_PREFIX,
             },
