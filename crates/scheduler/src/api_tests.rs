@@ -172,6 +172,35 @@ async fn a_more_important_pod_takes_the_room_of_a_lesser_one_and_no_other_gets_b
     running.end().await;
 }
 
+/// What dashboards are made from.
+#[tokio::test(start_paused = true)]
+async fn attempts_and_queues_are_counted_in_upstreams_names() {
+    let running = Running::start(&[node("a", "1"), pod("p", "1", &json!({})), pod("q", "1", &json!({}))], |_| {});
+    running.until("a condition", |api| condition(api, "q").is_some() || condition(api, "p").is_some()).await;
+    let gated = pod("gated", "1", &json!({"schedulingGates": [{"name": "x"}]}));
+    running.api.put(gated);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut text = base::metrics::Text::default();
+    crate::metrics::METRICS.iter().for_each(|family| family.write(&mut text));
+    let text = text.into_string();
+    let profile = "profile=\"default-scheduler\"";
+    for line in [
+        format!("scheduler_schedule_attempts_total{{{profile},result=\"scheduled\"}} "),
+        format!("scheduler_schedule_attempts_total{{{profile},result=\"unschedulable\"}} "),
+        format!("scheduler_scheduling_attempt_duration_seconds_count{{{profile},result=\"scheduled\"}} "),
+        "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"1\"} ".to_owned(),
+        "scheduler_pending_pods{queue=\"gated\"} 1".to_owned(),
+        "scheduler_pending_pods{queue=\"unschedulable\"} 1".to_owned(),
+        "scheduler_queue_incoming_pods_total{event=\"UnscheduledPodAdd\",queue=\"active\"} ".to_owned(),
+        "scheduler_queue_incoming_pods_total{event=\"ScheduleAttemptFailure\",queue=\"unschedulable\"} ".to_owned(),
+        format!("scheduler_unschedulable_pods{{plugin=\"NodeResourcesFit\",{profile}}} 1"),
+        "scheduler_preemption_attempts_total ".to_owned(),
+    ] {
+        assert!(text.contains(&line), "no {line:?} in\n{text}");
+    }
+    running.end().await;
+}
+
 /// Eight pods that fill four nodes exactly: a pod lost, or one counted twice or not at all, shows.
 #[tokio::test(start_paused = true)]
 async fn failing_writes_and_late_watches_lose_and_over_commit_nothing() {

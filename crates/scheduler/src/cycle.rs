@@ -197,16 +197,32 @@ impl Turn {
 
 /// Chooses a node for a pod, or says why there is none.
 pub fn place(image: &Image, pod: &PodInfo, turn: &mut Turn) -> Result<NodeIndex, Rejections> {
+    place_watched(image, pod, turn, &mut |_, _| {})
+}
+
+/// The same; `passed` is told of every extension point that has been passed, and of its status.
+pub(crate) fn place_watched(
+    image: &Image,
+    pod: &PodInfo,
+    turn: &mut Turn,
+    passed: &mut dyn FnMut(&'static str, &'static str),
+) -> Result<NodeIndex, Rejections> {
     let cycle = Cycle::new(image, pod);
+    passed("PreFilter", "Success");
     // Where room was made for it, it goes first.
     if let Some(promised) = image.nominated_node(&pod.key).filter(|node| cycle.fits(image.node(*node))) {
         return Ok(promised);
     }
     find_feasible(&cycle, turn);
+    passed("Filter", if turn.feasible.is_empty() { "Unschedulable" } else { "Success" });
     match turn.feasible.len() {
         0 => Err(cycle.explain_all()),
         1 => Ok(turn.feasible[0]),
-        _ => Ok(best(&cycle, turn)),
+        _ => {
+            let best = best(&cycle, turn);
+            passed("Score", "Success");
+            Ok(best)
+        }
     }
 }
 

@@ -15,9 +15,10 @@ use futures::future::select_all;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::cycle::{Cycle, Rejections, Turn, place};
+use crate::cycle::{Cycle, Rejections, Turn, place_watched};
 use crate::facts::FACTS;
 use crate::image::{Image, NodeIndex, What};
+use crate::metrics::{self, Attempt, Watch};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::preemption::{Preemption, preempt};
@@ -65,6 +66,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
         queue: Queue::default(),
         turn: Turn::new(config.random.below(usize::MAX) as u64),
         changed: BTreeMap::new(),
+        attempts: 0,
         writes: 0,
         results,
         outcomes,
@@ -78,7 +80,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
 
 /// How a write ended.
 enum Outcome {
-    Bound { pod: Arc<PodInfo>, node: Arc<str>, result: Result<(), ClientError> },
+    Bound { pod: Arc<PodInfo>, node: Arc<str>, watch: Watch, result: Result<(), ClientError> },
     Preempted { pod: Arc<PodInfo>, result: Result<(), ClientError> },
     Reported { pod: Arc<PodInfo>, result: Result<(), ClientError> },
 }
@@ -98,6 +100,8 @@ struct Scheduler {
     turn: Turn,
     /// Nodes that changed since the waiting pods were last looked at.
     changed: BTreeMap<NodeIndex, What>,
+    /// How many pods were looked at.
+    attempts: u64,
     /// How many writes are under way.
     writes: usize,
     results: mpsc::Sender<Outcome>,
@@ -114,6 +118,7 @@ impl Scheduler {
             if self.unsynced == 0 {
                 self.place_some();
             }
+            self.queue.show();
             if self.can_place() {
                 tokio::task::yield_now().await;
             } else {
@@ -295,7 +300,7 @@ impl Scheduler {
         let changed = std::mem::take(&mut self.changed);
         let image = &self.image;
         let any = changed.values().fold(What::NOTHING, |all, what| all.and(*what));
-        self.queue.hint(Instant::now(), |pod, plugins| {
+        self.queue.hint(Instant::now(), event_of(any), |pod, plugins| {
             if plugins == Default::default() {
                 // Rejected when there was no node at all.
                 return any.contains(What::ALL);
@@ -318,30 +323,41 @@ impl Scheduler {
                 return;
             }
             let Some(pod) = self.queue.pop() else { return };
-            match place(&self.image, &pod, &mut self.turn) {
-                Ok(node) => self.bind(pod, node),
-                Err(rejections) => self.reject(pod, &rejections),
+            self.attempts += 1;
+            let mut watch = Watch::start(self.attempts, self.queue.history(&pod.key));
+            let placed = place_watched(&self.image, &pod, &mut self.turn, &mut |at, status| watch.point(at, status));
+            watch.decided();
+            match placed {
+                Ok(node) => self.bind(pod, node, watch),
+                Err(rejections) => {
+                    watch.end(Attempt::Unschedulable);
+                    self.reject(pod, &rejections, &mut watch);
+                }
             }
         }
     }
 
-    fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIndex) {
+    fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIndex, mut watch: Watch) {
         self.image.assume(&pod, node);
         self.note(node, What::PODS);
         let node = self.image.node(node).name.clone();
         let client = self.config.client.clone();
         self.write("bind", async move {
             let result = writes::bind(&client, &pod, &node).await;
-            Outcome::Bound { pod, node, result }
+            watch.point("Bind", if result.is_ok() { "Success" } else { "Error" });
+            Outcome::Bound { pod, node, watch, result }
         });
     }
 
-    fn reject(&mut self, pod: Arc<PodInfo>, rejections: &Rejections) {
+    fn reject(&mut self, pod: Arc<PodInfo>, rejections: &Rejections, watch: &mut Watch) {
         self.queue.reject(&pod.key, rejections.plugins, Instant::now());
         if rejections.nodes == 0 {
             return self.say_why(pod, &rejections.to_string());
         }
-        match preempt(&self.image, &pod, &self.turn) {
+        let preemption = preempt(&self.image, &pod, &self.turn);
+        metrics::preempted(preemption.as_ref().ok().map(|preemption| preemption.victims.len()));
+        watch.point("PostFilter", if preemption.is_ok() { "Success" } else { "Unschedulable" });
+        match preemption {
             Ok(preemption) => self.preempt(pod, &rejections.to_string(), preemption),
             Err(why) => self.say_why(pod, &format!("{rejections} preemption: {why}")),
         }
@@ -394,18 +410,22 @@ impl Scheduler {
     fn on_outcome(&mut self, outcome: Outcome) {
         self.writes -= 1;
         match outcome {
-            Outcome::Bound { pod, node, result: Ok(()) } => {
+            Outcome::Bound { pod, node, watch, result: Ok(()) } => {
+                watch.end(Attempt::Scheduled);
                 self.queue.finish(&pod);
                 let message = format!("Successfully assigned {} to {node}", pod.key);
                 self.config.recorder.event(&about(&pod), EventType::Normal, "Scheduled", &message);
             }
-            Outcome::Bound { pod, node, result: Err(error) } => self.on_bind_failed(&pod, &node, &error),
+            Outcome::Bound { pod, node, watch, result: Err(error) } => {
+                watch.end(Attempt::Error);
+                self.on_bind_failed(&pod, &node, &error);
+            }
             Outcome::Preempted { result: Ok(()), .. } | Outcome::Reported { result: Ok(()), .. } => {}
             Outcome::Preempted { pod, result: Err(error) } => {
                 // Not every victim goes, so that their going may not wake the pod: its back-off does.
                 tracing::warn!(pod = %pod.key, error = chain(&error), "cannot make room for a pod");
                 self.image.withdraw(&pod.key);
-                self.queue.hint(Instant::now(), |waiting, _| waiting.uid == pod.uid);
+                self.queue.hint(Instant::now(), "PreemptionFailure", |waiting, _| waiting.uid == pod.uid);
             }
             Outcome::Reported { pod, result: Err(error) } => {
                 // Said again at the next attempt, since the pod then still lacks the condition.
@@ -431,6 +451,18 @@ impl Scheduler {
         let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {}", chain(error));
         self.config.recorder.event(&about(pod), EventType::Warning, "FailedScheduling", &message);
     }
+}
+
+/// What upstream calls a change.
+fn event_of(what: What) -> &'static str {
+    let table = [
+        (What::ALL, "NodeAdd"),
+        (FREED, "AssignedPodDelete"),
+        (What::RESOURCES, "NodeAllocatableUpdate"),
+        (What::LABELS, "NodeLabelUpdate"),
+        (What::TAINTS, "NodeTaintUpdate"),
+    ];
+    table.iter().find(|(of, _)| what.contains(*of)).map_or("AssignedPodAdd", |(_, name)| name)
 }
 
 /// The next change of any of these, and whose it is.

@@ -20,6 +20,7 @@ pub mod explain;
 pub mod facts;
 pub mod image;
 pub mod intern;
+pub mod metrics;
 pub mod node;
 pub mod plugins;
 pub mod pod;

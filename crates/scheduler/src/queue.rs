@@ -12,6 +12,7 @@ use std::time::Duration;
 use api::Key;
 use tokio::time::Instant;
 
+use crate::metrics;
 use crate::plugins::PluginSet;
 use crate::pod::PodInfo;
 
@@ -39,6 +40,8 @@ enum State {
 struct Entry {
     pod: Arc<PodInfo>,
     attempts: u32,
+    /// When the pod came.
+    came: Instant,
     /// When the last attempt failed.
     failed: Instant,
     rejected_by: PluginSet,
@@ -52,6 +55,7 @@ pub struct Queue {
     active: BTreeMap<Rank, Key>,
     backoff: BTreeMap<Due, Key>,
     unschedulable: BTreeMap<Due, Key>,
+    gated: usize,
     next: u64,
 }
 
@@ -65,21 +69,24 @@ impl Queue {
                 let in_flight = entry.state == State::InFlight;
                 entry.pod = pod;
                 if !same && !in_flight {
-                    self.reconsider(&key, now);
+                    self.reconsider(&key, now, "UnscheduledPodUpdate");
                 }
                 return;
             }
             self.remove(&key);
         }
-        let entry = Entry { pod, attempts: 0, failed: now, rejected_by: PluginSet::default(), state: State::Gated };
+        let rejected_by = PluginSet::default();
+        let entry = Entry { pod, attempts: 0, came: now, failed: now, rejected_by, state: State::InFlight };
         self.pods.insert(key.clone(), entry);
-        self.reconsider(&key, now);
+        self.reconsider(&key, now, "UnscheduledPodAdd");
     }
 
     /// Forgets a pod.
     pub fn remove(&mut self, key: &Key) {
         self.detach(key);
-        self.pods.remove(key);
+        if let Some(entry) = self.pods.remove(key) {
+            metrics::refused_by(entry.rejected_by, -1);
+        }
     }
 
     /// Forgets a pod that was bound, but not its successor of the same name.
@@ -89,12 +96,29 @@ impl Queue {
         }
     }
 
+    /// How often a pod was tried, and when it came.
+    pub fn history(&self, key: &Key) -> Option<(u32, Instant)> {
+        self.pods.get(key).map(|entry| (entry.attempts, entry.came))
+    }
+
+    /// Shows in the metrics who waits where.
+    pub fn show(&self) {
+        let rows = [
+            ("active", self.active.len()),
+            ("backoff", self.backoff.len()),
+            ("unschedulable", self.unschedulable.len()),
+            ("gated", self.gated),
+        ];
+        rows.into_iter().for_each(|(queue, pods)| metrics::pending(queue, pods));
+    }
+
     /// The next pod to place. It is in flight until [`Queue::remove`], [`Queue::reject`] or [`Queue::retry`].
     pub fn pop(&mut self) -> Option<Arc<PodInfo>> {
         let (_, key) = self.active.pop_first()?;
         let entry = self.pods.get_mut(&key).expect("every active key has an entry");
         entry.state = State::InFlight;
         entry.attempts += 1;
+        metrics::refused_by(std::mem::take(&mut entry.rejected_by), -1);
         Some(entry.pod.clone())
     }
 
@@ -117,11 +141,12 @@ impl Queue {
             return;
         }
         (entry.failed, entry.rejected_by) = (now, plugins);
-        self.attach(key, state);
+        metrics::refused_by(plugins, 1);
+        self.attach(key, state, "ScheduleAttemptFailure");
     }
 
-    /// Moves the unschedulable pods that `helps` says a change may help.
-    pub fn hint(&mut self, now: Instant, helps: impl Fn(&PodInfo, PluginSet) -> bool) {
+    /// Moves the unschedulable pods that `helps` says a change may help; `event` is the change's name.
+    pub fn hint(&mut self, now: Instant, event: &'static str, helps: impl Fn(&PodInfo, PluginSet) -> bool) {
         let helped: Vec<Key> = self
             .unschedulable
             .values()
@@ -129,7 +154,7 @@ impl Queue {
             .cloned()
             .collect();
         for key in helped {
-            self.reconsider(&key, now);
+            self.reconsider(&key, now, event);
         }
     }
 
@@ -137,9 +162,8 @@ impl Queue {
     pub fn advance(&mut self, now: Instant) {
         let due = |queue: &BTreeMap<Due, Key>| queue.range(..=(now, u64::MAX)).map(|(_, key)| key.clone()).collect();
         let (backed_off, forgotten): (Vec<Key>, Vec<Key>) = (due(&self.backoff), due(&self.unschedulable));
-        for key in backed_off.into_iter().chain(forgotten) {
-            self.activate(&key);
-        }
+        backed_off.iter().for_each(|key| self.activate(key, "BackoffComplete"));
+        forgotten.iter().for_each(|key| self.activate(key, "UnschedulableTimeout"));
     }
 
     /// When [`Queue::advance`] next has something to do.
@@ -164,41 +188,48 @@ impl Queue {
     }
 
     /// Where a pod goes that may have become schedulable: not before its back-off has passed.
-    fn reconsider(&mut self, key: &Key, now: Instant) {
+    fn reconsider(&mut self, key: &Key, now: Instant, event: &'static str) {
         let Some(entry) = self.pods.get(key) else { return };
         let due = entry.failed + backoff(entry.attempts);
         if !entry.pod.needs.gates.is_empty() {
             self.detach(key);
-            self.attach(key, State::Gated);
+            self.attach(key, State::Gated, event);
         } else if entry.attempts > 0 && due > now {
             let due = (due, self.number());
             self.detach(key);
-            self.attach(key, State::Backoff(due));
+            self.attach(key, State::Backoff(due), event);
         } else {
-            self.activate(key);
+            self.activate(key, event);
         }
     }
 
-    fn activate(&mut self, key: &Key) {
+    fn activate(&mut self, key: &Key, event: &'static str) {
         let Some(entry) = self.pods.get(key) else { return };
         let priority = Reverse(entry.pod.needs.priority);
         self.detach(key);
         let rank = (priority, self.number());
-        self.attach(key, State::Active(rank));
+        self.attach(key, State::Active(rank), event);
     }
 
-    fn attach(&mut self, key: &Key, state: State) {
+    fn attach(&mut self, key: &Key, state: State, event: &'static str) {
         match state {
             State::Active(rank) => {
                 self.active.insert(rank, key.clone());
+                metrics::incoming(event, "active");
             }
             State::Backoff(due) => {
                 self.backoff.insert(due, key.clone());
+                metrics::incoming(event, "backoff");
             }
             State::Unschedulable(due) => {
                 self.unschedulable.insert(due, key.clone());
+                metrics::incoming(event, "unschedulable");
             }
-            State::Gated | State::InFlight => {}
+            State::Gated => {
+                self.gated += 1;
+                metrics::incoming(event, "gated");
+            }
+            State::InFlight => {}
         }
         self.pods.get_mut(key).expect("the caller looked it up").state = state;
     }
@@ -208,13 +239,27 @@ impl Queue {
             Some(State::Active(rank)) => self.active.remove(&rank),
             Some(State::Backoff(due)) => self.backoff.remove(&due),
             Some(State::Unschedulable(due)) => self.unschedulable.remove(&due),
-            Some(State::Gated | State::InFlight) | None => None,
+            Some(State::Gated) => {
+                self.gated -= 1;
+                None
+            }
+            Some(State::InFlight) | None => None,
         };
+        if let Some(entry) = self.pods.get_mut(key) {
+            entry.state = State::InFlight;
+        }
     }
 
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+}
+
+/// A scheduler that is started again begins with an empty queue.
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.pods.values().for_each(|entry| metrics::refused_by(entry.rejected_by, -1));
     }
 }
 
@@ -264,12 +309,12 @@ mod tests {
         queue.pop();
         queue.reject(&a.key, rejected_by("NodeResourcesFit"), start);
         let hinted = |what: What| move |_: &PodInfo, plugins: PluginSet| plugins.hinted_by(what);
-        queue.hint(at(2), hinted(What::TAINTS));
+        queue.hint(at(2), "NodeUpdate", hinted(What::TAINTS));
         assert!(!queue.has_active(), "taints do not make room");
-        queue.hint(at(2), hinted(What::RESOURCES));
+        queue.hint(at(2), "NodeUpdate", hinted(What::RESOURCES));
         assert_eq!(popped(&mut queue), ["a"], "its second of back-off has passed");
         queue.reject(&a.key, rejected_by("NodeResourcesFit"), at(3));
-        queue.hint(at(3), hinted(What::RESOURCES));
+        queue.hint(at(3), "NodeUpdate", hinted(What::RESOURCES));
         assert_eq!(
             (queue.has_active(), queue.next_due()),
             (false, Some(at(5))),
@@ -304,7 +349,7 @@ mod tests {
         let (mut queue, now) = (Queue::default(), Instant::now());
         queue.upsert(Arc::new(pod("a", &json!({"schedulingGates": [{"name": "x"}], "containers": []}))), now);
         queue.advance(now + UNSCHEDULABLE_MAX);
-        queue.hint(now, |_, _| true);
+        queue.hint(now, "NodeAdd", |_, _| true);
         assert!(!queue.has_active());
         queue.upsert(with_priority("a", 0), now);
         assert_eq!(popped(&mut queue), ["a"]);

@@ -141,7 +141,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         audit: Some(options.audit(data)?),
         encryption: Arc::new(encryption::keys(data)?),
         limits: apiserver::Limits::default(),
-        metrics: Vec::new(),
+        metrics: scheduler::metrics::METRICS.to_vec(),
     };
     let api_server =
         apiserver::Server::start(config, tasks.clone(), stop.child()).await.context("cannot start the API server")?;
