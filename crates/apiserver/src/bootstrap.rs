@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::{ApiError, Resource, resources};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use control::Body;
 use http::{Method, StatusCode};
@@ -65,6 +67,7 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
     all.push(Wanted::new(slices, "default", endpoint_slice(config.advertise), &["endpoints", "ports"], true));
     all.push(Wanted::new(resources::ENDPOINTS, "default", endpoints(config.advertise), &["subsets"], true));
     all.push(Wanted::new(resources::CONFIG_MAPS, "kube-system", client_authentication(config), &["data"], true));
+    all.push(Wanted::new(resources::CONFIG_MAPS, "kube-public", cluster_info(config), &["data"], true));
     all
 }
 
@@ -73,6 +76,18 @@ fn client_authentication(config: &Config) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {"client-ca-file": String::from_utf8_lossy(&config.ca_pem)}})
+}
+
+/// Where the cluster is and by which CA it is known, for machines that join. Controllers sign it with bootstrap tokens.
+fn cluster_info(config: &Config) -> Value {
+    let kubeconfig = format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {}\n    server: https://{}\n  name: \"\"\n\
+         contexts: null\ncurrent-context: \"\"\nkind: Config\nusers: null\n",
+        STANDARD.encode(&config.ca_pem),
+        config.advertise
+    );
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        "data": {"kubeconfig": kubeconfig}})
 }
 
 fn priority_classes() -> impl Iterator<Item = Value> {

@@ -12,6 +12,7 @@ pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
 pub mod pod_security;
+pub mod pod_topology_labels;
 pub mod priority;
 pub mod rbac_escalation;
 pub mod resource_quota;
@@ -40,6 +41,7 @@ pub const PLUGINS: &[Descriptor] = &[
     node_restriction::DESCRIPTOR,
     taint_nodes_by_condition::DESCRIPTOR,
     pod_security::DESCRIPTOR,
+    pod_topology_labels::DESCRIPTOR,
     priority::DESCRIPTOR,
     default_tolerations::DESCRIPTOR,
     default_storage_class::DESCRIPTOR,

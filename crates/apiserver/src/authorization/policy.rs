@@ -643,6 +643,8 @@ const NAMESPACED: &[(&str, &str, Rules)] = &[
         "system:controller:bootstrap-signer",
         &[(READ, "-", "configmaps"), ("update", "-", "configmaps =cluster-info"), EVENTS],
     ),
+    // Machines that join read this before they have credentials. Upstream's installer makes the role and its binding.
+    ("kube-public", "kubeadm:bootstrap-signer-clusterinfo", &[("get", "-", "configmaps =cluster-info")]),
 ];
 
 /// Role bindings: namespace, name, role, subjects.
@@ -678,6 +680,12 @@ const NAMESPACED_BINDINGS: &[(&str, &str, &str, &[&str])] = &[
         "system:controller:bootstrap-signer",
         "system:controller:bootstrap-signer",
         &["s:bootstrap-signer"],
+    ),
+    (
+        "kube-public",
+        "kubeadm:bootstrap-signer-clusterinfo",
+        "kubeadm:bootstrap-signer-clusterinfo",
+        &["u:system:anonymous"],
     ),
 ];
 

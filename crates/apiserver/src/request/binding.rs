@@ -44,8 +44,10 @@ pub async fn bind(server: &Arc<Server>, context: &Context<'_>, key: &Key, bindin
             }
         }
         pod["spec"]["nodeName"] = node.as_str().into();
-        for (name, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
-            pod["metadata"]["annotations"][name] = value.clone();
+        for field in ["annotations", "labels"] {
+            for (name, value) in binding["metadata"][field].as_object().into_iter().flatten() {
+                pod["metadata"][field][name] = value.clone();
+            }
         }
         set_scheduled(&mut pod, &metadata::time(context.now));
         Ok(Changed { object: pod, owners: Owners::Untouched })

@@ -148,7 +148,12 @@ async fn permitted(server: &Arc<Server>, asked: Asked, user: Arc<UserInfo>) -> R
         return resource_metrics::answer(server, &user, &target, info.verb, &query, form).await;
     }
     let served = served.ok_or_else(no_such_path)?;
-    let offer = if api::schema::type_of(&served.resource).is_some() { Offer::Objects } else { Offer::Custom };
+    let posted = info.verb == "create" && served.posted.iter().any(|posted| posted.subresource == target.subresource);
+    let offer = match api::schema::type_of(&served.resource) {
+        Some(_) if posted => Offer::Posted,
+        Some(_) => Offer::Objects,
+        None => Offer::Custom,
+    };
     let form = Form::of(&request.parts.headers, &query, offer);
     if kubelet_proxy::serves(&target) {
         let form = form.unwrap_or_default();

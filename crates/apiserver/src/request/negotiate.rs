@@ -53,6 +53,8 @@ pub enum Offer {
     Objects,
     /// Objects of a kind that has none. Their metadata has one.
     Custom,
+    /// Answers to what is posted and not stored: nobody has columns for them.
+    Posted,
 }
 
 /// What a table's row holds beside its cells: `includeObject`. Sorting by a field takes the whole object.
@@ -204,6 +206,7 @@ impl<'a> Clause<'a> {
         match target {
             (None, None, None) => (offer != Offer::Custom || syntax != Syntax::Protobuf).then_some(View::Whole),
             _ if offer == Offer::Documents => None,
+            (Some("Table"), ..) if offer == Offer::Posted => None,
             (Some("Table"), Some("meta.k8s.io"), Some("v1")) => (syntax != Syntax::Protobuf).then_some(View::Table),
             (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
                 Some(View::Metadata)

@@ -39,9 +39,11 @@ pub async fn create(call: Call, body: Bytes) -> Result<Answer, ApiError> {
     let context = call.context(options.dry_run);
     let subresource = &*call.target.subresource;
     if let Some(posted) = call.served.posted.iter().find(|posted| posted.subresource == subresource) {
-        let object = decode(BodyKind::of_object(&call.headers)?, &body)?;
+        let mut object = decode(BodyKind::of_object(&call.headers)?, &body)?;
         let key = call.key();
-        validate(&call, &attempt(&call, &context, Operation::Create, &key, None), &object).await?;
+        let attempt = attempt(&call, &context, Operation::Create, &key, None);
+        mutate(&call, &attempt, &mut object).await?;
+        validate(&call, &attempt, &object).await?;
         let answer = (posted.answer)(&call.server, &context, &key, object).await?;
         return Ok(respond::encoded(CREATED, call.form, answer.to_string().into()));
     }

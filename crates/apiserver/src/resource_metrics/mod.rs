@@ -5,6 +5,7 @@
 //! Defined by the Metrics API (KEP 437); the shapes are metrics-server's.
 
 mod sample;
+mod table;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -20,7 +21,7 @@ use tokio::sync::Semaphore;
 use self::sample::{Measured, Sample, Usage};
 use crate::authentication::UserInfo;
 use crate::request::info::Target;
-use crate::request::negotiate::Form;
+use crate::request::negotiate::{Form, View};
 use crate::request::query::Query;
 use crate::request::respond::{self, Answer};
 use crate::request::{Call, selectors};
@@ -111,6 +112,11 @@ pub(crate) async fn answer(
     query: &Query,
     form: Form,
 ) -> Result<Answer, ApiError> {
+    if verb == "watch" {
+        let kind = format!("{}.{GROUP}", target.resource);
+        let message = format!("watch is not supported on resources of kind {kind:?}");
+        return Err(ApiError::about(Reason::MethodNotAllowed, GROUP, &target.resource, "", message));
+    }
     if !matches!(verb, "get" | "list") || !target.subresource.is_empty() {
         let message = "the server does not allow this method on the requested resource";
         return Err(ApiError::new(Reason::MethodNotAllowed, message));
@@ -128,6 +134,10 @@ pub(crate) async fn answer(
     let nodes = nodes_of(described, &objects);
     let measured = measure(server, user, &nodes).await?;
     let mut items: Vec<Value> = objects.iter().filter_map(|object| item(row, object, &measured)).collect();
+    if form.view == View::Table && (target.name.is_empty() || !items.is_empty()) {
+        let table = table::of(row, items, form.rows);
+        return Ok(respond::encoded(StatusCode::OK, form, table.to_string().into()));
+    }
     let body = if target.name.is_empty() {
         json!({"kind": format!("{}List", row.kind), "apiVersion": row.api_version(), "metadata": {}, "items": items})
     } else {

@@ -192,3 +192,27 @@ async fn a_node_gets_tokens_only_for_pods_that_run_on_it() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_pod_learns_from_its_labels_where_its_node_is() {
+    let cluster = Cluster::start().await;
+    let labels = json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "other": "x"});
+    cluster.post("/api/v1/nodes", json!({"metadata": {"name": "n", "labels": labels}})).await;
+    let pod = |name: &str, node: Value| {
+        json!({"metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": "claimed", "app": "a"}},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}})
+    };
+    cluster.post(PODS, pod("bound", Value::Null)).await;
+    let target = |name: &str, node: &str| json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
+    cluster.call(Method::POST, &format!("{PODS}/bound/binding"), &target("bound", "n")).await;
+    cluster.post(PODS, pod("placed", "n".into())).await;
+    let wanted = json!({"topology.kubernetes.io/zone": "z", "app": "a", "topology.kubernetes.io/region": "r"});
+    for name in ["bound", "placed"] {
+        assert_eq!(cluster.get(&format!("{PODS}/{name}")).await["metadata"]["labels"], wanted, "{name}");
+    }
+    // Of a node that is not here nothing is said.
+    cluster.post(PODS, pod("elsewhere", Value::Null)).await;
+    cluster.call(Method::POST, &format!("{PODS}/elsewhere/binding"), &target("elsewhere", "m")).await;
+    let labels = cluster.get(&format!("{PODS}/elsewhere")).await["metadata"]["labels"].clone();
+    assert_eq!(labels["topology.kubernetes.io/zone"], "claimed");
+}

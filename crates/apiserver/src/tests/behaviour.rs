@@ -218,7 +218,7 @@ async fn concurrent_patches_all_apply() {
 #[tokio::test]
 async fn pages_show_one_moment() {
     let cluster = Cluster::start().await;
-    let collection = "/api/v1/namespaces/kube-public/configmaps";
+    let collection = "/api/v1/namespaces/kube-node-lease/configmaps";
     for at in 0..5 {
         cluster.post(collection, config_map(&format!("c{at}"), json!({}))).await;
     }
@@ -404,9 +404,9 @@ async fn collections_are_deleted_by_selector() {
     for (name, keep) in [("a", "no"), ("b", "no"), ("c", "yes")] {
         let mut map = config_map(name, json!({}));
         map["metadata"]["labels"] = json!({"keep": keep});
-        cluster.post("/api/v1/namespaces/kube-public/configmaps", map).await;
+        cluster.post("/api/v1/namespaces/kube-node-lease/configmaps", map).await;
     }
-    let uri = "/api/v1/namespaces/kube-public/configmaps";
+    let uri = "/api/v1/namespaces/kube-node-lease/configmaps";
     let (status, deleted) = cluster.call(Method::DELETE, &format!("{uri}?labelSelector=keep%3Dno"), &Value::Null).await;
     assert_eq!((status, deleted["items"].as_array().unwrap().len()), (StatusCode::OK, 2));
     assert_eq!(cluster.get(uri).await["items"].as_array().unwrap().len(), 1);

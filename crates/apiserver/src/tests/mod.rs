@@ -11,6 +11,7 @@ mod encryption;
 mod eviction;
 mod forwarding;
 mod hostile;
+mod kinds;
 mod listener;
 mod operations;
 mod watches;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{CONFIG_MAPS, Cluster, Events, config_map};
 
-const QUIET: &str = "/api/v1/namespaces/kube-public/configmaps";
+const QUIET: &str = "/api/v1/namespaces/kube-node-lease/configmaps";
 
 #[tokio::test]
 async fn a_watch_shows_what_is_and_then_what_happens() {
@@ -158,7 +158,7 @@ async fn watchers_share_the_bytes_of_an_event_with_the_cache() {
     let (first, second) = (one.raw().await, two.raw().await);
     assert_eq!(first.as_ptr(), second.as_ptr());
     let cache = cluster.server.caches().of(api::resources::CONFIG_MAPS).await.unwrap();
-    let object = cache.get(&api::Key::new("kube-public", "a")).unwrap();
+    let object = cache.get(&api::Key::new("kube-node-lease", "a")).unwrap();
     assert!(first.as_ptr_range().contains(&object.json().as_ptr()), "the cached object is a slice of the event");
 }
 
