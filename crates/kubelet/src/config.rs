@@ -61,9 +61,11 @@ fn sysctls(context: Option<&PodSecurityContext>) -> HashMap<String, String> {
 }
 
 fn port_mappings(spec: &PodSpec) -> Vec<v1::PortMapping> {
-    if spec.host_network == Some(true) {
-        return Vec::new();
-    }
+    if spec.host_network == Some(true) { Vec::new() } else { host_ports(spec) }
+}
+
+/// The ports of the node that a pod takes, on its own network or on the node's.
+pub(crate) fn host_ports(spec: &PodSpec) -> Vec<v1::PortMapping> {
     let init = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.is_some());
     let ports = init.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten());
     ports

@@ -12,6 +12,7 @@ use control::{Cache, Client, EventType, Informers, ObjectReference, Recorder};
 use cri::{ContainerChange, Runtime};
 use tokio::sync::broadcast;
 
+use crate::admission::Demand;
 use crate::identity::Identity;
 use crate::images::Images;
 use crate::resources::Capacity;
@@ -43,8 +44,8 @@ pub(crate) struct Host {
     pub(crate) tasks: Tasks,
     /// The runtime's events, for those who wait for a container's end.
     pub(crate) changes: broadcast::Sender<ContainerChange>,
-    /// What the pods that were let in ask for: milli-CPU and bytes.
-    pub(crate) admitted: Mutex<BTreeMap<String, (i64, i64)>>,
+    /// What the pods that were let in ask for, by uid.
+    pub(crate) admitted: Mutex<BTreeMap<String, Demand>>,
 }
 
 impl Host {

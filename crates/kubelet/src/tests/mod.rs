@@ -256,6 +256,34 @@ async fn jobs_end_crash_loops_wait_and_missing_images_are_named() {
     kubelet.end().await;
 }
 
+/// A pod that names its node itself passes the scheduler by. It ran beside the one that has its port already, and its owner,
+/// which would have made it anew until the port is free, saw nothing.
+#[tokio::test]
+async fn a_pod_whose_port_of_the_node_is_taken_is_rejected() {
+    let cluster = Cluster::new();
+    let kubelet = cluster.start().await;
+    let spec = |port: Value| json!({"containers": [{"name": "c", "image": "busybox:1", "ports": [port]}]});
+    cluster.pod("first", spec(json!({"containerPort": 80, "hostPort": 8080, "hostIP": "192.0.2.1"})));
+    cluster.phase("first", "Running").await;
+    cluster.pod("udp", spec(json!({"containerPort": 80, "hostPort": 8080, "protocol": "UDP"})));
+    cluster.pod("elsewhere", spec(json!({"containerPort": 80, "hostPort": 8080, "hostIP": "127.0.0.1"})));
+    cluster.pod("second", spec(json!({"containerPort": 81, "hostPort": 8080})));
+    cluster.phase("udp", "Running").await;
+    cluster.phase("elsewhere", "Running").await;
+    cluster.phase("second", "Failed").await;
+    let status = cluster.get("second").unwrap()["status"].clone();
+    let message =
+        "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    assert_eq!((&status["reason"], &status["message"]), (&json!("NodePorts"), &json!(message)));
+    cluster.delete("first");
+    until("the first is gone", || cluster.get("first").is_none()).await;
+    cluster.delete("elsewhere");
+    until("the other is gone", || cluster.get("elsewhere").is_none()).await;
+    cluster.pod("third", spec(json!({"containerPort": 81, "hostPort": 8080})));
+    cluster.phase("third", "Running").await;
+    kubelet.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_node_writes_nothing_but_its_lease() {
     let cluster = Cluster::new();
