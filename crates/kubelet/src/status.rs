@@ -169,22 +169,17 @@ fn unseen(view: &View<'_>, role: Role, spec: &Spec) -> ContainerStatus {
         if plan::ending(view) {
             return ContainerStatus { state: last, container_id: known.container_id.clone(), ..base };
         }
-        return ContainerStatus { state: Some(not_yet(view, role, spec)), last_state: last, ..base };
+        return ContainerStatus { state: Some(not_yet(view, spec)), last_state: last, ..base };
     }
-    ContainerStatus { state: Some(not_yet(view, role, spec)), ..blank }
+    ContainerStatus { state: Some(not_yet(view, spec)), ..blank }
 }
 
-fn not_yet(view: &View<'_>, role: Role, spec: &Spec) -> ContainerState {
+fn not_yet(view: &View<'_>, spec: &Spec) -> ContainerState {
     if let Some(waiting) = view.memory.waiting.get(&spec.name) {
         return waiting_state(&waiting.reason, &waiting.message);
     }
     let has_init = identity::containers(view.pod).any(|(role, _)| matches!(role, Role::Init | Role::Sidecar));
-    let creating = if has_init && (role == Role::Main || view.observed.ready_sandbox().is_some()) {
-        "PodInitializing"
-    } else {
-        "ContainerCreating"
-    };
-    waiting_state(creating, "")
+    waiting_state(if has_init { "PodInitializing" } else { "ContainerCreating" }, "")
 }
 
 fn running(run: &Container) -> ContainerState {

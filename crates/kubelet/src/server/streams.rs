@@ -1,5 +1,6 @@
 //! `/exec` and `/attach` over WebSocket: input, output, error output, result and terminal size as channels of one
-//! connection, in the subprotocols `v5.channel.k8s.io` (which can close the input alone) and `v4.channel.k8s.io`.
+//! connection, in the subprotocols `v5.channel.k8s.io` (which can close the input alone), `v4.channel.k8s.io`, and
+//! `channel.k8s.io`, where the result is a text that is sent of failures only.
 //!
 //! A slow client slows the process down: nothing is queued beyond the session's own bounded channels.
 
@@ -119,10 +120,10 @@ async fn open(
     let connection = connection.clone();
     host.tasks.spawn(format!("session in {container} of {namespace}/{pod}"), async move {
         let serve = async {
-            let (socket, v5) = upgrade.await?;
+            let (socket, protocol) = upgrade.await?;
             match session {
-                Ok(session) => converse(socket, session, wanted, attached, v5).await,
-                Err(error) => refuse(socket, &chain(&error)).await,
+                Ok(session) => converse(socket, session, wanted, attached, protocol).await,
+                Err(error) => refuse(socket, &chain(&error), protocol).await,
             }
         };
         if let Some(Err(error)) = connection.stop.or_stopped(Box::pin(serve)).await {
@@ -134,10 +135,10 @@ async fn open(
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The socket that an upgrade becomes, and whether it speaks the best protocol.
-pub(super) type Upgrade = BoxFuture<'static, Result<(Socket, bool), BoxError>>;
+/// The socket that an upgrade becomes, and the subprotocol that it speaks; empty where the client named none.
+pub(super) type Upgrade = BoxFuture<'static, Result<(Socket, &'static str), BoxError>>;
 
-/// The answer to a WebSocket handshake, and the socket that follows it, with whether it speaks the first protocol.
+/// The answer to a WebSocket handshake, and the socket that follows it, with the subprotocol that it speaks.
 pub(super) fn upgrade(
     mut request: Request<Incoming>,
     protocols: &'static [&'static str],
@@ -156,12 +157,11 @@ pub(super) fn upgrade(
     answer.insert(header::UPGRADE, http::HeaderValue::from_static("websocket"));
     answer.insert(header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
     answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    let mut best = false;
+    let mut protocol = "";
     if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
         let chosen = protocols.iter().find(|protocol| has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, protocol));
-        let chosen = chosen.ok_or_else(|| bad("none of the requested subprotocols is served"))?;
-        best = chosen == &protocols[0];
-        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, http::HeaderValue::from_static(chosen));
+        protocol = chosen.ok_or_else(|| bad("none of the requested subprotocols is served"))?;
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, http::HeaderValue::from_static(protocol));
     }
     let upgraded = hyper::upgrade::on(&mut request);
     let socket = async move {
@@ -171,7 +171,7 @@ pub(super) fn upgrade(
         config.write_buffer_size = 0;
         config.max_message_size = Some(MESSAGE_BYTES_MAX);
         config.max_frame_size = Some(MESSAGE_BYTES_MAX);
-        Ok((WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await, best))
+        Ok((WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await, protocol))
     };
     Ok((response, socket.boxed()))
 }
@@ -189,9 +189,11 @@ pub(super) fn message(channel: u8, data: &[u8]) -> Message {
     Message::Binary(bytes.freeze())
 }
 
-async fn refuse(mut socket: Socket, why: &str) -> Result<(), BoxError> {
+async fn refuse(mut socket: Socket, why: &str, protocol: &str) -> Result<(), BoxError> {
     let status = json!({"metadata": {}, "status": "Failure", "message": why, "reason": "InternalError", "code": 500});
-    socket.send(message(ERROR, status.to_string().as_bytes())).await?;
+    if let Some(last) = last_words(&status, protocol) {
+        socket.send(last).await?;
+    }
     close(&mut socket).await;
     Ok(())
 }
@@ -201,7 +203,7 @@ async fn converse(
     session: ExecSession,
     wanted: Wanted,
     attached: bool,
-    v5: bool,
+    protocol: &str,
 ) -> Result<(), BoxError> {
     let (mut sink, mut stream) = socket.split();
     // An empty message tells the client that the connection stands.
@@ -214,8 +216,8 @@ async fn converse(
     };
     sink.send(message(first, &[])).await?;
     let ExecSession { input, mut output } = session;
-    let to_process = pump_input(&mut stream, Some(input), v5);
-    let from_process = pump_output(&mut output, &mut sink, wanted, attached);
+    let to_process = pump_input(&mut stream, Some(input), protocol == PROTOCOLS[0]);
+    let from_process = pump_output(&mut output, &mut sink, wanted, attached, protocol);
     match select(Box::pin(to_process), Box::pin(from_process)).await {
         // The client went away: dropping the session ends the process.
         Either::Left((ended, _)) => return ended.map_err(Into::into),
@@ -284,6 +286,7 @@ async fn pump_output<S>(
     sink: &mut S,
     wanted: Wanted,
     attached: bool,
+    protocol: &str,
 ) -> Result<(), SocketError>
 where
     S: Sink<Message, Error = SocketError> + Unpin,
@@ -300,8 +303,19 @@ where
             }
         }
     }
-    let result = result(exit_code, attached);
-    sink.send(message(ERROR, result.to_string().as_bytes())).await
+    match last_words(&result(exit_code, attached), protocol) {
+        Some(last) => sink.send(last).await,
+        None => Ok(()),
+    }
+}
+
+/// How the result is sent: as JSON from `v4` on; before, the text of a failure, and nothing of a success.
+fn last_words(result: &Value, protocol: &str) -> Option<Message> {
+    if !matches!(protocol, "" | "channel.k8s.io") {
+        return Some(message(ERROR, result.to_string().as_bytes()));
+    }
+    let failure = result["message"].as_str()?;
+    Some(message(ERROR, failure.as_bytes()))
 }
 
 /// The `Status` that ends a session.
@@ -317,5 +331,25 @@ fn result(exit_code: Option<i32>, attached: bool) -> Value {
         }),
         None => json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
             "message": "the session ended without a result"}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_comes_in_the_form_of_the_protocol() {
+        let failure = "the session ended without a result";
+        for (protocol, exit_code, expected) in [
+            ("", Some(0), None),
+            ("channel.k8s.io", Some(0), None),
+            ("channel.k8s.io", None, Some(failure.to_owned())),
+            ("v4.channel.k8s.io", Some(0), Some(result(Some(0), false).to_string())),
+            ("v5.channel.k8s.io", None, Some(result(None, false).to_string())),
+        ] {
+            let seen = last_words(&result(exit_code, false), protocol);
+            assert_eq!(seen, expected.map(|text| message(ERROR, text.as_bytes())), "{protocol} {exit_code:?}");
+        }
     }
 }

@@ -66,6 +66,18 @@ fn init_containers_hold_the_pod_pending() {
     }
 }
 
+/// Clients tell a pod that initializes from one that is being made by the reason of every container that waits.
+#[test]
+fn a_pod_with_init_containers_initializes_from_the_start() {
+    let json = r#"{"spec":{"initContainers":[{"name":"i"},{"name":"j"}],"containers":[{"name":"a"}]}}"#;
+    for containers in ["", "i:1"] {
+        let status = of(&pod(json), containers, &Memory::default());
+        let second = status.init_container_statuses.iter().flatten().nth(1).unwrap();
+        let reason = second.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref();
+        assert_eq!(reason, Some("PodInitializing"), "{containers:?}");
+    }
+}
+
 #[test]
 fn probes_gates_and_back_off_show() {
     let json = r#"{"metadata":{"name":"p","namespace":"ns","uid":"u"},"spec":{"readinessGates":[{"conditionType":"example.com/lb"}],
