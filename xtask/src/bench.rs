@@ -152,11 +152,7 @@ impl Bench {
         let ticks = self.ticks()? - before;
         let (pss, processes) = (self.pss_kib()?, self.processes()?.len());
         let cpu = ticks as f64 / 100.0 / IDLE.as_secs_f64() * 100.0;
-        println!(
-            "{name} pss_mb={:.1} cpu_percent_of_a_core={cpu:.2} processes={}",
-            f64::from(pss) / 1024.0,
-            processes
-        );
+        println!("{name} pss_mb={:.1} cpu_percent_of_a_core={cpu:.2} processes={}", f64::from(pss) / 1024.0, processes);
         Ok(())
     }
 

@@ -35,7 +35,12 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     if !(POD_CIDRS.values)(&object).is_empty() {
         return Ok(Next::OnChange);
     }
-    let taken = nodes.index_values(&POD_CIDRS).iter().filter_map(|text| text.parse::<Ipv4Net>().ok()).map(|part| part.trunc()).collect();
+    let taken = nodes
+        .index_values(&POD_CIDRS)
+        .iter()
+        .filter_map(|text| text.parse::<Ipv4Net>().ok())
+        .map(|part| part.trunc())
+        .collect();
     let Some(free) = lowest_free(ctx.settings.cluster_cidr, ctx.settings.node_cidr_mask, &taken) else {
         let about = ObjectReference::from((resources::NODES, &object));
         let message = format!("Node {key} status is now: CIDRNotAvailable");
@@ -103,7 +108,9 @@ mod tests {
     #[test]
     fn parts_of_other_sizes_are_taken_too() {
         let net = |text: &str| text.parse::<Ipv4Net>().expect("a network");
-        let taken = BTreeSet::from(["10.42.0.128/25", "10.42.1.0/30", "10.42.2.255/32", "10.42.4.0/22", "10.0.0.0/10"].map(net));
+        let taken = BTreeSet::from(
+            ["10.42.0.128/25", "10.42.1.0/30", "10.42.2.255/32", "10.42.4.0/22", "10.0.0.0/10"].map(net),
+        );
         let free = |taken: &BTreeSet<_>| lowest_free(net("10.42.0.0/16"), 24, taken).map(|part| part.to_string());
         assert_eq!(free(&taken), None, "one is larger than the cluster's");
         let taken = taken.into_iter().filter(|part| part.prefix_len() > 20).collect();

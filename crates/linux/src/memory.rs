@@ -52,7 +52,12 @@ mod tests {
         let exe = Path::new("/usr/bin/a program");
         let line = |rights: &str, path: &str| format!("7f00-8f00 {rights} 00001000 fe:00 1234    {path}");
         assert_eq!(code_range(&line("r-xp", "/usr/bin/a program"), exe), Some(0x7f00..0x8f00));
-        for other in [line("rw-p", "/usr/bin/a program"), line("r-xp", "/usr/lib/libc.so.6"), line("r-xp", "[vdso]"), String::new()] {
+        for other in [
+            line("rw-p", "/usr/bin/a program"),
+            line("r-xp", "/usr/lib/libc.so.6"),
+            line("r-xp", "[vdso]"),
+            String::new(),
+        ] {
             assert_eq!(code_range(&other, exe), None, "{other}");
         }
     }

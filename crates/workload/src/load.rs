@@ -134,7 +134,8 @@ fn definition(number: usize) -> Value {
     let (plural, kind) = (format!("things{number}"), format!("Thing{number}"));
     let spec = json!({"type": "object", "properties": {"size": {"type": "integer", "minimum": 0},
         "image": group("image"), "storage": group("storage"), "network": group("network")}});
-    let status = json!({"type": "object", "properties": {"conditions": {"type": "array", "items": group("condition")}}});
+    let status =
+        json!({"type": "object", "properties": {"conditions": {"type": "array", "items": group("condition")}}});
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.load.example.com")},
         "spec": {"group": "load.example.com", "scope": "Namespaced",

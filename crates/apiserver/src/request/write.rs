@@ -198,12 +198,7 @@ impl From<Value> for Changed {
 
 /// Changes an object: `change` makes the new tree of the current one, again if somebody else was first, unless it names the
 /// resource version that it was made for. Gives the object as it is afterwards.
-pub async fn modify(
-    call: &Call,
-    context: &Context<'_>,
-    key: &Key,
-    change: Change<'_>,
-) -> Result<Object, ApiError> {
+pub async fn modify(call: &Call, context: &Context<'_>, key: &Key, change: Change<'_>) -> Result<Object, ApiError> {
     let resource = &*call.served.resource;
     let mut current = Current::of(call, key).await?;
     for _ in 0..ATTEMPTS_MAX {
@@ -349,9 +344,7 @@ async fn modify_once(
     let stored = encode_stored(&call.served, new, &owned.encoded);
     let write = if gone { Write::Delete(storage_key) } else { Write::Put(storage_key, stored.clone()) };
     match commit(call, precondition, write, reservation).await? {
-        TxnOutcome::Committed(revision) => {
-            from_stored_bytes(&call.served, &stored, revision).map(Step::Done)
-        }
+        TxnOutcome::Committed(revision) => from_stored_bytes(&call.served, &stored, revision).map(Step::Done),
         TxnOutcome::Refused { current: Some(_), .. } if conditional => {
             Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED))
         }
