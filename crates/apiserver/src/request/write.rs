@@ -202,22 +202,22 @@ pub async fn modify(call: &Call, context: &Context<'_>, key: &Key, change: Chang
     let resource = &*call.served.resource;
     let mut current = Current::of(call, key).await?;
     for _ in 0..ATTEMPTS_MAX {
-        let mut old = current.object.to_tree();
-        old.object = conversion::from_stored(&call.served, old.object);
-        let new = change(&old)?;
-        let named = metadata::text(&new.object, "resourceVersion").to_owned();
-        if let Err(error) = check_version(call, key, &named, &current) {
-            // The cache may be behind the version that the writer has seen: look again when it is not.
-            match current.refresh(call, key).await? {
-                true => continue,
-                false => return Err(error),
+        let step = match change_once(call, context, key, &current, change).await {
+            Ok(Step::Done(object)) => return Ok(object),
+            Ok(Step::Overtaken(None)) => {
+                return Err(ApiError::not_found(&resource.group, &resource.plural, &key.name));
             }
-        }
-        let step = modify_once(call, context, key, &current, old, new).await?;
-        match step {
-            Step::Done(object) => return Ok(object),
-            Step::Overtaken(None) => return Err(ApiError::not_found(&resource.group, &resource.plural, &key.name)),
-            Step::Overtaken(Some(newer)) => current = Current::newer(&call.served, &newer)?,
+            Ok(Step::Overtaken(Some(newer))) => {
+                current = Current::newer(&call.served, &newer)?;
+                continue;
+            }
+            Ok(Step::Unchanged(object)) => Ok(object),
+            Err(error) => Err(error),
+        };
+        // The cache may be behind what has been committed. What was said of an object that has been changed since, that
+        // there is nothing to do or that it cannot be done, was said of the past.
+        if !current.refresh(call, key).await? {
+            return step;
         }
     }
     Err(ApiError::conflict(&resource.group, &resource.plural, &key.name, MODIFIED))
@@ -280,7 +280,23 @@ fn check_version(call: &Call, key: &Key, named: &str, current: &Current) -> Resu
 
 enum Step {
     Done(Object),
+    /// Nothing to write, as far as is known of the object.
+    Unchanged(Object),
     Overtaken(Option<KeyValue>),
+}
+
+async fn change_once(
+    call: &Call,
+    context: &Context<'_>,
+    key: &Key,
+    current: &Current,
+    change: Change<'_>,
+) -> Result<Step, ApiError> {
+    let mut before = current.object.to_tree();
+    before.object = conversion::from_stored(&call.served, before.object);
+    let new = change(&before)?;
+    check_version(call, key, metadata::text(&new.object, "resourceVersion"), current)?;
+    modify_once(call, context, key, current, before, new).await
 }
 
 async fn modify_once(
@@ -336,7 +352,7 @@ async fn modify_once(
         return Ok(Step::Done(parse_at(resource, new, current.object.revision(), &owned.encoded)?));
     }
     if same(&new, &old) && !owned.changed {
-        return conversion::object_from_stored(&call.served, current.object.clone()).map(Step::Done);
+        return conversion::object_from_stored(&call.served, current.object.clone()).map(Step::Unchanged);
     }
     let storage_key = Bytes::from(storage_key::of(resource, key));
     let precondition = Precondition::ModifiedAt(storage_key.clone(), Revision(current.object.revision()));

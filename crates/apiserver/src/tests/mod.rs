@@ -14,6 +14,7 @@ mod hostile;
 mod kinds;
 mod listener;
 mod operations;
+mod stale;
 mod watches;
 mod wire;
 
