@@ -284,13 +284,13 @@ fn ready_targets(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
     ready.filter_map(|endpoint| Some(SocketAddr::new(endpoint["addresses"][0].as_str()?.parse().ok()?, port))).collect()
 }
 
-/// What follows `/proxy` in the request's own spelling.
+/// What follows `/proxy` in the request's own spelling. The names before it may begin with the same word.
 fn rest(call: &Call, request: &Request) -> String {
-    let path = request.parts.uri.path();
-    let after = path.split_once("/proxy").map_or("", |(_, rest)| rest);
-    let path = if after.is_empty() { "/" } else { after };
     debug_assert_eq!(call.target.subresource, "proxy");
-    request.parts.uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+    // `/api/v1/nodes/NAME/proxy` or `/api/v1/namespaces/NAMESPACE/pods/NAME/proxy`.
+    let before = if call.target.namespace.is_empty() { 6 } else { 8 };
+    let after = request.parts.uri.path().splitn(before + 1, '/').nth(before).unwrap_or_default();
+    request.parts.uri.query().map_or_else(|| format!("/{after}"), |query| format!("/{after}?{query}"))
 }
 
 fn encode(text: &str) -> String {

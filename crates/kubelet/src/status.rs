@@ -90,7 +90,7 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
     let backs_off = !plan::ending(view) && !plan::starting(view, name);
     let (state, last_state) = match run.state {
         State::Running => (running(run), previous),
-        State::Created => (waiting_state("ContainerCreating", ""), previous),
+        State::Created => (waiting_state(creating(view), ""), previous),
         State::Exited
             if backs_off
                 && waiting.is_none()
@@ -178,8 +178,13 @@ fn not_yet(view: &View<'_>, spec: &Spec) -> ContainerState {
     if let Some(waiting) = view.memory.waiting.get(&spec.name) {
         return waiting_state(&waiting.reason, &waiting.message);
     }
+    waiting_state(creating(view), "")
+}
+
+/// Why a container waits that has not been started yet.
+fn creating(view: &View<'_>) -> &'static str {
     let has_init = identity::containers(view.pod).any(|(role, _)| matches!(role, Role::Init | Role::Sidecar));
-    waiting_state(if has_init { "PodInitializing" } else { "ContainerCreating" }, "")
+    if has_init { "PodInitializing" } else { "ContainerCreating" }
 }
 
 fn running(run: &Container) -> ContainerState {

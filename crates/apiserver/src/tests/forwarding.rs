@@ -116,3 +116,36 @@ async fn connect(cluster: &Cluster, address: SocketAddr) -> tokio_rustls::client
     let stream = TcpStream::connect(address).await.unwrap();
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap()
 }
+
+/// A pod's server hears of every method what the client said; also that of a pod whose name, or whose namespace's name, begins
+/// with `proxy`, which answered 400.
+#[tokio::test]
+async fn a_pod_is_asked_with_the_method_of_the_client() {
+    let (cluster, tasks) = (Cluster::start().await, Tasks::new("test"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (own, stop) = (tasks.clone(), cluster.stop.clone());
+    tasks.spawn("pod", async move {
+        while let Some(Ok((stream, _))) = stop.or_stopped(listener.accept()).await {
+            let service = hyper::service::service_fn(async |request: Request<Incoming>| {
+                let heard = format!("{} {}", request.method(), request.uri());
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(heard)))
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            own.spawn("connection", async move { drop(connection.await) });
+        }
+    });
+    cluster
+        .post(PODS, json!({"metadata": {"name": "proxy"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}))
+        .await;
+    let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
+    assert_eq!(cluster.call(Method::PATCH, &format!("{PODS}/proxy/status"), &status).await.0, StatusCode::OK);
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        let uri = format!("{PODS}/proxy:{port}/proxy/a?method={method}");
+        let request = Request::builder().method(method).uri(uri).body(Bytes::new()).unwrap();
+        let response = cluster.send(request).await;
+        let (status, body) = (response.status(), read(response.into_body()).await);
+        let expected = if method == "HEAD" { String::new() } else { format!("{method} /a?method={method}") };
+        assert_eq!((status, std::str::from_utf8(&body).unwrap()), (StatusCode::OK, &*expected));
+    }
+}

@@ -70,7 +70,7 @@ fn init_containers_hold_the_pod_pending() {
 #[test]
 fn a_pod_with_init_containers_initializes_from_the_start() {
     let json = r#"{"spec":{"initContainers":[{"name":"i"},{"name":"j"}],"containers":[{"name":"a"}]}}"#;
-    for containers in ["", "i:1"] {
+    for containers in ["", "i:1", "i:0 j:created"] {
         let status = of(&pod(json), containers, &Memory::default());
         let second = status.init_container_statuses.iter().flatten().nth(1).unwrap();
         let reason = second.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref();
