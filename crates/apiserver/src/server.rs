@@ -98,7 +98,12 @@ impl Server {
             let path = api::resources::CUSTOM_RESOURCE_DEFINITIONS.path(None, None);
             StartError::Bootstrap { path, source }
         })?;
-        let parts = Parts { caches: caches.clone(), config: config.clone(), access: access.clone() };
+        let parts = Parts {
+            caches: caches.clone(),
+            config: config.clone(),
+            access: access.clone(),
+            definitions: definitions.clone(),
+        };
         let server = Arc::new(Self {
             served: served(&parts),
             plugins: admission::PLUGINS.iter().map(|descriptor| (descriptor.plugin)(&parts)).collect(),

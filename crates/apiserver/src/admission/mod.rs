@@ -20,6 +20,7 @@ pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use;
 pub mod taint_nodes_by_condition;
+pub mod validating_admission_policy;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub const PLUGINS: &[Descriptor] = &[
     certificates::SUBJECT,
     default_ingress_class::DESCRIPTOR,
     rbac_escalation::DESCRIPTOR,
+    validating_admission_policy::DESCRIPTOR,
     resource_quota::DESCRIPTOR,
 ];
 

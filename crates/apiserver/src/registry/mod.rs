@@ -3,6 +3,7 @@
 //!
 //! The generic operations are in [`crate::request`]; a resource without a strategy gets [`Strategy`]'s default bodies.
 
+pub mod admissionregistration;
 pub mod apiextensions;
 pub mod apps;
 pub mod at;
@@ -43,6 +44,7 @@ use serde_json::Value;
 
 use crate::authentication::{self, UserInfo, token_request};
 use crate::authorization::review;
+use crate::custom::Definitions;
 use crate::custom::definition::ScalePaths;
 use crate::invalid::FieldError;
 use crate::request::notes::Notes;
@@ -68,6 +70,9 @@ pub const STRATEGIES: &[Descriptor] = &[
     core::secret::DESCRIPTOR,
     core::service::DESCRIPTOR,
     core::service_account::DESCRIPTOR,
+    // admissionregistration.k8s.io/v1
+    admissionregistration::BINDING,
+    admissionregistration::POLICY,
     // apiextensions.k8s.io/v1
     apiextensions::DESCRIPTOR,
     // apps/v1
@@ -163,6 +168,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Who may come in and what they may do there.
     pub access: Arc<Access>,
+    /// The custom resources.
+    pub definitions: Arc<Definitions>,
 }
 
 /// Who writes, when, and whether for real.

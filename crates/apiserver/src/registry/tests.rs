@@ -25,7 +25,8 @@ impl Fixture {
         let config = Arc::new(config(store.clone()));
         let caches = Caches::start(store.clone(), &Tasks::new("test"), stop.clone()).await.unwrap();
         let access = Access::start(&config, &caches).await.unwrap();
-        Self { parts: Parts { caches, config, access }, store, stop }
+        let definitions = Definitions::follow(&caches).await.unwrap();
+        Self { parts: Parts { caches, config, access, definitions }, store, stop }
     }
 
     /// Stores an object as it is, under the given uid.

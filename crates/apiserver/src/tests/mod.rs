@@ -14,6 +14,7 @@ mod hostile;
 mod kinds;
 mod listener;
 mod operations;
+mod policies;
 mod stale;
 mod watches;
 mod wire;

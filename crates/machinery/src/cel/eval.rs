@@ -61,8 +61,7 @@ impl Meter {
 }
 
 /// Evaluates a plan with values for its variables, up to a cost. The cost is given back in each case.
-pub(super) fn run<'a>(node: &'a Node, values: Vec<Value<'a>>, limit: u64) -> (Made<'a>, u64) {
-    let places = values.into_iter().map(Ok).collect();
+pub(super) fn run<'a>(node: &'a Node, places: Vec<Made<'a>>, limit: u64) -> (Made<'a>, u64) {
     let mut run = Run { places, cost: 0, limit, meter: Meter::default() };
     let result = run.eval(node);
     (result, run.cost)

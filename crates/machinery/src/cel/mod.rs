@@ -84,6 +84,17 @@ impl Program {
 
     /// Evaluates it with a value for each variable, in their order, up to a cost. Gives the cost in each case.
     pub fn evaluate<'a>(&'a self, values: Vec<Value<'a>>, limit: u64) -> (Result<Value<'a>, EvalError>, u64) {
+        self.evaluate_results(values.into_iter().map(Ok).collect(), limit)
+    }
+
+    /// As [`evaluate`](Self::evaluate), with variables that may have no value: why, is said where they are used.
+    pub fn evaluate_results<'a>(
+        &'a self,
+        mut values: Vec<Result<Value<'a>, EvalError>>,
+        limit: u64,
+    ) -> (Result<Value<'a>, EvalError>, u64) {
+        // The places of loops begin right behind the variables that there were when it was compiled.
+        values.resize(self.used.len(), Ok(Value::Null));
         eval::run(&self.plan, values, limit)
     }
 }

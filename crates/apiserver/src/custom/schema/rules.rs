@@ -227,8 +227,9 @@ impl Run<'_> {
         }
         self.rules(place, declared, at, path);
         for nested in &place.all_of {
-            // Their failures are held against a value also where it is unchanged, unless all that holds it is.
-            let at = Correlation { value: at.value, old: at.old, above: at.above, same: OnceCell::from(false) };
+            // Their failures are held against a value also where it is unchanged, unless what holds it is.
+            let same = OnceCell::from(at.above.is_some_and(Correlation::is_unchanged));
+            let at = Correlation { value: at.value, old: at.old, above: at.above, same };
             self.place(nested, declared, &at, path);
         }
         match at.value {

@@ -84,3 +84,13 @@ fn a_program_is_shared() {
     let (result, cost) = program.evaluate(vec![Value::Int(1), Value::Int(2)], CALL_COST_MAX);
     assert_eq!((shown(&result.unwrap()), cost), ("true".to_owned(), 4));
 }
+
+/// A policy's expressions were given values for variables that came later than they; their loops then took those for their
+/// own.
+#[test]
+fn values_for_later_variables_do_not_matter() {
+    let program = Program::compile("[1, 2].map(x, x + self)", &[("self", Type::Int)]).unwrap();
+    for values in [vec![Value::Int(1)], vec![Value::Int(1), Value::Null, Value::Null]] {
+        assert_eq!(shown(&program.evaluate(values, CALL_COST_MAX).0.unwrap()), "[2, 3]");
+    }
+}
