@@ -3,7 +3,7 @@
 //! A stranger's JSON patch is bounded: in how many operations it has, and in how much its `copy` operations may add, since
 //! a dozen of copies, each of all before it, would otherwise fill the memory.
 
-use json_patch::{Patch, PatchErrorKind, PatchOperation};
+use json_patch::{Patch, PatchErrorKind, PatchOperation, TestOperation};
 use serde_json::Value;
 
 /// More operations than anybody writes, and as many as upstream takes.
@@ -51,10 +51,20 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 )));
             }
         }
+        if matches!(operation, PatchOperation::Test(test) if finds_nothing_where_nothing_is_wanted(test, target)) {
+            continue;
+        }
         json_patch::patch_unsafe(target, std::slice::from_ref(operation))
             .map_err(|error| PatchError::Inapplicable(explain(operation, &error.kind)))?;
     }
     Ok(())
+}
+
+/// Upstream takes a member that is not there for null, unlike RFC 6902: clients test so that nobody has set a field before
+/// they add it, such as the first finalizer.
+fn finds_nothing_where_nothing_is_wanted(test: &TestOperation, target: &Value) -> bool {
+    let parent = test.path.parent().and_then(|parent| target.pointer(parent.as_str()));
+    test.value.is_null() && parent.is_some_and(Value::is_object) && target.pointer(test.path.as_str()).is_none()
 }
 
 /// In the words of the library that upstream uses: clients and tests look for them.
@@ -140,6 +150,18 @@ mod tests {
             assert_eq!(json(&mut target.clone(), &patch).unwrap_err().to_string(), message);
         }
         assert!(matches!(json(&mut target, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
+    }
+
+    #[test]
+    fn json_patch_takes_a_missing_member_for_null() {
+        let add = |path: &str| json!([{"op": "test", "path": path, "value": null}, {"op": "add", "path": "/metadata/finalizers", "value": ["a"]}]);
+        let mut target = json!({"metadata": {}});
+        json(&mut target, &add("/metadata/finalizers")).unwrap();
+        assert_eq!(target, json!({"metadata": {"finalizers": ["a"]}}));
+        // What is there, what has no parent and what lies outside a list are no nulls.
+        for path in ["/metadata/finalizers", "/spec/field", "/metadata/finalizers/1"] {
+            assert!(matches!(json(&mut target, &add(path)), Err(PatchError::Inapplicable(_))), "{path}");
+        }
     }
 
     #[test]
