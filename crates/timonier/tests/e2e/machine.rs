@@ -66,6 +66,18 @@ impl Machine {
         command
     }
 
+    /// Runs `work` on a thread inside the machine's network.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let network = std::fs::File::open(format!("/run/netns/{}", self.namespace)).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::setns(&network, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// `timonier ARGS --data-dir ...`, whatever comes of it.
     pub(crate) fn try_timonier(&self, args: &str) -> Output {
         let mut command = self.command(env!("CARGO_BIN_EXE_timonier"));
