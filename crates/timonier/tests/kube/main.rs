@@ -48,8 +48,8 @@ fn programs_in_rust_do_their_work() {
         runtime.block_on(async {
             let client = client(&kubeconfig).await;
             within("objects", resources::objects(client.clone())).await;
-            within("pods", resources::pods(client.clone())).await;
-            within("scales_and_evicts", resources::scales_and_evicts(client.clone())).await;
+            Box::pin(within("pods", resources::pods(client.clone()))).await;
+            Box::pin(within("scales_and_evicts", resources::scales_and_evicts(client.clone()))).await;
             within("custom_resources", operator::custom_resources(client.clone())).await;
             within("controls", operator::controls(client)).await;
         });

@@ -129,6 +129,7 @@ async fn sail(boats: &Api<Boat>, maps: &Api<ConfigMap>, boat: &Boat) -> Result<A
     Ok(Action::await_change())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the library calls it so")]
 fn try_again(boat: Arc<Boat>, error: &finalizer_error::Error, _: Arc<Client>) -> Action {
     eprintln!("{} is not reconciled: {error:?}", boat.name_any());
     Action::requeue(Duration::from_secs(1))
