@@ -72,7 +72,9 @@ pub const STRATEGIES: &[Descriptor] = &[
     core::service_account::DESCRIPTOR,
     // admissionregistration.k8s.io/v1
     admissionregistration::BINDING,
+    admissionregistration::MUTATING_WEBHOOKS,
     admissionregistration::POLICY,
+    admissionregistration::VALIDATING_WEBHOOKS,
     // apiextensions.k8s.io/v1
     apiextensions::DESCRIPTOR,
     // apps/v1

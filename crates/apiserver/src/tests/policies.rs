@@ -154,7 +154,7 @@ async fn policies_that_cannot_be_read_are_refused() {
         (json!({"validations": [{"expression": "true", "messageExpression": "1"}]}), "must evaluate to string"),
         (
             json!({"variables": [{"name": "a-b", "expression": "1"}], "validations": [{"expression": "true"}]}),
-            "name is not a valid CEL identifier",
+            "must be a valid CEL identifier",
         ),
         (json!({"validations": [{"expression": "variables.later"}]}), "undeclared reference to 'variables'"),
     ];
