@@ -136,6 +136,7 @@ fn config() -> Result<(Config, CertificateDer<'static>), Failure> {
         // The client takes longer to open them all than it may stay without a request.
         limits: Limits { header_time_max: Duration::from_secs(3600), ..Limits::default() },
         metrics: Vec::new(),
+        components: Vec::new(),
     };
     Ok((config, certificate.der().clone()))
 }

@@ -62,6 +62,7 @@ fn config() -> Config {
         encryption: Arc::new(EncryptionKeys::ephemeral()),
         limits: Limits::default(),
         metrics: Vec::new(),
+        components: Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::authentication::static_tokens::StaticTokens;
 use crate::encryption::EncryptionKeys;
 
 use crate::limits::Limits;
+use crate::registry::core::component_status::Component;
 
 /// Everything that the server is started with. Flags and files are read by the binary.
 #[derive(Clone)]
@@ -52,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// What `/metrics` shows besides the server's own: the other components of the process.
     pub metrics: Vec<&'static dyn Family>,
+    /// The other components of the process, for `kubectl get componentstatuses`.
+    pub components: Vec<Component>,
 }
 
 /// What `/version` says.

@@ -112,6 +112,7 @@ async fn connection(
         }
     };
     let _open = CONNECTIONS.with([]).hold();
+    let peer = tls.get_ref().0.peer_addr().ok().map(|peer| peer.ip());
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     // A certificate that names nobody is refused with every request, as upstream does.
     let certificate = certificate.map(ClientCertificate::read).transpose().map(|certificate| certificate.map(Arc::new));
@@ -121,7 +122,7 @@ async fn connection(
         // Boxed: a connection keeps a place for its request's future, which takes some 30 kB, also while it is idle.
         Box::pin(async move {
             Ok::<_, Infallible>(match certificate {
-                Ok(certificate) => answer(&server, request, Origin::Connection(certificate)).await,
+                Ok(certificate) => answer(&server, request, Origin::Connection(certificate, peer)).await,
                 Err(error) => respond::error(Form::default(), &error).map(Answered::of),
             })
         })

@@ -1,6 +1,7 @@
 //! One event, as a line of the log.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,15 +19,21 @@ use crate::request::notes::Notes;
 /// When in a request's life an event is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// The request's head was read and its sender is known.
+    RequestReceived,
     /// The head of the answer was sent; streams only.
     ResponseStarted,
     /// The answer is complete.
     ResponseComplete,
+    /// The server failed in the middle of it.
+    Panic,
 }
 
 impl Stage {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::RequestReceived => "RequestReceived",
+            Self::Panic => "Panic",
             Self::ResponseStarted => "ResponseStarted",
             Self::ResponseComplete => "ResponseComplete",
         }
@@ -59,11 +66,14 @@ struct Line<'a> {
     user: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     impersonated_user: Option<Value>,
+    #[serde(rename = "sourceIPs", skip_serializing_if = "<[_]>::is_empty")]
+    source_ips: &'a [IpAddr],
     #[serde(skip_serializing_if = "str::is_empty")]
     user_agent: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     object_ref: Option<ObjectReference<'a>>,
-    response_status: ResponseStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_status: Option<ResponseStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_object: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,10 +120,10 @@ impl Event {
         let sent = trail.request.get().and_then(|(kind, bytes)| body::decode(*kind, bytes).ok());
         let answered: Option<Value> = self.response.as_ref().and_then(|bytes| serde_json::from_slice(bytes).ok());
         let whole = verdict.level == Level::RequestResponse;
-        let (user, impersonated_user) = match trail.who.get() {
-            Some((sender, other)) => (user_info(sender), other.as_ref().map(|other| user_info(other))),
-            None => (json!({}), None),
-        };
+        // What came later is not yet known at the beginning.
+        let begins = self.stage == Stage::RequestReceived;
+        let user = trail.sender.get().map_or_else(|| json!({}), |sender| user_info(sender));
+        let impersonated = trail.acts_as.get().filter(|_| !begins);
         let event = Line {
             kind: "Event",
             api_version: "audit.k8s.io/v1",
@@ -123,19 +133,20 @@ impl Event {
             request_uri: &trail.uri,
             verb: &trail.attributes.verb,
             user,
-            impersonated_user,
+            impersonated_user: impersonated.map(|other| user_info(other)),
+            source_ips: &trail.source_ips,
             user_agent: &trail.user_agent,
             object_ref: trail.attributes.is_resource().then(|| object_reference(&trail.attributes)),
-            response_status: ResponseStatus {
+            response_status: (!begins).then(|| ResponseStatus {
                 metadata: serde_json::Map::new(),
                 code: self.code,
                 told: answered.as_ref().map(told).unwrap_or_default(),
-            },
-            request_object: sent.map(shown),
+            }),
+            request_object: sent.filter(|_| !begins).map(shown),
             response_object: answered.filter(|_| whole).map(shown),
             request_received_timestamp: machinery::time::micros(trail.received),
             stage_timestamp: machinery::time::micros(self.at),
-            annotations: annotations(&self.notes, trail),
+            annotations: if begins { BTreeMap::new() } else { annotations(&self.notes, trail) },
         };
         serde_json::to_writer(line, &event).expect("strings and trees can be written into memory");
     }

@@ -8,9 +8,12 @@ mod event;
 mod log;
 mod policy;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use api::{ApiError, Reason};
 use base::{SharedClock, Stop, Tasks};
 use bytes::Bytes;
 use control::Body;
@@ -25,14 +28,17 @@ use self::policy::{Level, Verdict};
 pub use self::policy::{Policy, PolicyError};
 use crate::authentication::UserInfo;
 use crate::authorization::{Attributes, Decision};
-use crate::request::Request;
 use crate::request::info::RequestInfo;
 use crate::request::negotiate::BodyKind;
+use crate::request::notes::Notes;
 use crate::request::respond::Answer;
+use crate::request::{Origin, Request};
 
 const HEADER: &str = "audit-id";
 /// A longer identifier of a client's is replaced by one of ours: it stands in each line.
 const ID_BYTES_MAX: usize = 128;
+/// How many addresses of a header's are read: they stand in each line.
+const HOPS_MAX: usize = 16;
 
 /// Where audit events go and which there are.
 #[derive(Debug, Clone)]
@@ -61,9 +67,13 @@ pub struct Trail {
     received: Timestamp,
     uri: String,
     user_agent: String,
+    source_ips: Vec<IpAddr>,
     attributes: Attributes,
-    /// The sender, and whom it acts as.
-    who: OnceLock<(Arc<UserInfo>, Option<Arc<UserInfo>>)>,
+    sender: OnceLock<Arc<UserInfo>>,
+    /// Whom the sender acts as, where that is another.
+    acts_as: OnceLock<Arc<UserInfo>>,
+    /// Whether a task that answered it failed.
+    panicked: AtomicBool,
     verdict: OnceLock<Verdict>,
     decision: OnceLock<(&'static str, String)>,
     request: OnceLock<(BodyKind, Bytes)>,
@@ -90,8 +100,11 @@ impl Audit {
             received: self.clock.now(),
             uri: request.parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             user_agent: text("user-agent"),
+            source_ips: source_ips(request),
             attributes: info.attributes(),
-            who: OnceLock::new(),
+            sender: OnceLock::new(),
+            acts_as: OnceLock::new(),
+            panicked: AtomicBool::new(false),
             verdict: OnceLock::new(),
             decision: OnceLock::new(),
             request: OnceLock::new(),
@@ -99,8 +112,22 @@ impl Audit {
         }))
     }
 
+    /// Says who sent the request: from now on it is known how much is logged, and that it was received is.
+    pub(crate) fn received(self: &Arc<Self>, notes: &Arc<Notes>, sender: &Arc<UserInfo>) {
+        let (Some(writing), Some(trail)) = (&self.writing, notes.trail()) else { return };
+        let verdict = trail.verdict.get_or_init(|| trail.policy.verdict(Some(sender), &trail.attributes));
+        let _ = trail.sender.set(sender.clone());
+        let (stage, at) = (Stage::RequestReceived, trail.received);
+        writing.log.send(verdict, stage, || Event { notes: notes.clone(), stage, at, code: 0, response: None });
+    }
+
+    /// As long as what this gives lives, a panic that passes by is logged.
+    pub(crate) fn watch_for_panic(self: &Arc<Self>, notes: &Arc<Notes>) -> Option<PanicWatch> {
+        notes.trail().map(|_| PanicWatch { audit: self.clone(), notes: notes.clone() })
+    }
+
     /// Ends a request's trail with its answer. A stream's end is logged when it has ended.
-    pub(crate) fn end(self: &Arc<Self>, notes: &Arc<crate::request::notes::Notes>, answer: &mut Answer) {
+    pub(crate) fn end(self: &Arc<Self>, notes: &Arc<Notes>, answer: &mut Answer) {
         let (Some(writing), Some(trail)) = (&self.writing, notes.trail()) else { return };
         if let Ok(id) = HeaderValue::from_str(&trail.id) {
             answer.headers_mut().insert(HEADER, id);
@@ -116,7 +143,9 @@ impl Audit {
             Body::Full(body) => {
                 let shown = verdict.level == Level::RequestResponse || code >= 400;
                 let body = Some(body.clone()).filter(|_| shown);
-                writing.log.send(verdict, Stage::ResponseComplete, || event(Stage::ResponseComplete, body));
+                let failed = trail.panicked.load(Ordering::Relaxed);
+                let stage = if failed { Stage::Panic } else { Stage::ResponseComplete };
+                writing.log.send(verdict, stage, || event(stage, body));
             }
             Body::Stream(stream) => {
                 writing.log.send(verdict, Stage::ResponseStarted, || event(Stage::ResponseStarted, None));
@@ -128,10 +157,45 @@ impl Audit {
     }
 }
 
+/// Logs a panic while a request is answered.
+pub(crate) struct PanicWatch {
+    audit: Arc<Audit>,
+    notes: Arc<Notes>,
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        let verdict = self.notes.trail().and_then(|trail| trail.verdict.get());
+        let (Some(writing), Some(verdict), true) = (&self.audit.writing, verdict, std::thread::panicking()) else {
+            return;
+        };
+        let error = ApiError::new(Reason::InternalError, "the API server panicked; its log says why");
+        let response = Some(Bytes::from(error.to_status().to_string()));
+        let (stage, at, code) = (Stage::Panic, self.audit.clock.now(), error.code);
+        writing.log.send(verdict, stage, || Event { notes: self.notes.clone(), stage, at, code, response });
+    }
+}
+
+/// Where a request came from: what proxies say of it, the nearest last, then the connection's other end, which nobody can
+/// make up.
+fn source_ips(request: &Request) -> Vec<IpAddr> {
+    let headers = &request.parts.headers;
+    let said = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let forwarded = said("x-forwarded-for").split(',').take(HOPS_MAX);
+    let mut found: Vec<IpAddr> = forwarded.filter_map(|part| part.trim().parse().ok()).collect();
+    found.extend(said("x-real-ip").parse::<IpAddr>().ok().filter(|real| !found.contains(real)));
+    if let Origin::Connection(_, Some(peer)) = &request.origin
+        && found.last() != Some(peer)
+    {
+        found.push(*peer);
+    }
+    found
+}
+
 /// Logs a stream's end when it is dropped, by whomever.
 struct Ended {
     audit: Arc<Audit>,
-    notes: Arc<crate::request::notes::Notes>,
+    notes: Arc<Notes>,
     code: u16,
 }
 
@@ -153,11 +217,16 @@ fn watched<T>(stream: impl Stream<Item = T> + Send, ended: Ended) -> impl Stream
 }
 
 impl Trail {
-    /// Says who sent the request, and whom it acts as: from now on it is known how much is logged.
-    pub(crate) fn authenticated(&self, sender: &Arc<UserInfo>, acts_as: &Arc<UserInfo>) {
-        let other = (!Arc::ptr_eq(sender, acts_as)).then(|| acts_as.clone());
-        let _ = self.verdict.set(self.policy.verdict(Some(acts_as), &self.attributes));
-        let _ = self.who.set((sender.clone(), other));
+    /// Says whom the sender acts as. How much is logged goes by the sender.
+    pub(crate) fn acts_as(&self, user: &Arc<UserInfo>) {
+        if self.sender.get().is_some_and(|sender| !Arc::ptr_eq(sender, user)) {
+            let _ = self.acts_as.set(user.clone());
+        }
+    }
+
+    /// Says that a task which answered it failed.
+    pub(crate) fn panicked(&self) {
+        self.panicked.store(true, Ordering::Relaxed);
     }
 
     /// Says whether the request was permitted, and why.

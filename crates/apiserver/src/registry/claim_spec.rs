@@ -2,10 +2,25 @@
 
 use machinery::names;
 
+use serde_json::Value;
+
 use super::at::{At, Errors};
+use super::tree::{child, present, set_default};
 use super::{check, pod_spec};
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+/// Sets what a claim's spec leaves out.
+pub fn default(spec: &mut Value) {
+    set_default(spec, "volumeMode", "Filesystem");
+    if let Some(resources) = child(spec, "resources") {
+        for kind in ["limits", "requests"] {
+            if let Some(amounts) = present(resources, kind) {
+                pod_spec::round_up(amounts);
+            }
+        }
+    }
+}
 
 /// Checks access modes, of which one excludes all others.
 pub fn access_modes(errors: &mut Errors, at: &At<'_>) {

@@ -17,6 +17,7 @@ pub mod coordination;
 pub mod core;
 pub mod diff;
 pub mod discovery;
+pub mod flowcontrol;
 pub mod ip;
 pub mod networking;
 pub mod node;
@@ -97,6 +98,9 @@ pub const STRATEGIES: &[Descriptor] = &[
     discovery::ENDPOINT_SLICE,
     // events.k8s.io/v1
     core::event::DESCRIPTOR_V1,
+    // flowcontrol.apiserver.k8s.io/v1
+    flowcontrol::FLOW_SCHEMA,
+    flowcontrol::PRIORITY_LEVEL,
     // networking.k8s.io/v1
     networking::addresses::IP_ADDRESS,
     networking::addresses::SERVICE_CIDR,
@@ -151,6 +155,12 @@ pub const POSTED: &[Posted] = &[
         subresource: "eviction",
         answer: |server, context, key, body| Box::pin(eviction::evict(server, context, key, body)),
     },
+];
+
+/// Resources that nobody should use any more, and what everybody who does is told.
+pub const DEPRECATED: &[(&Resource, &str)] = &[
+    (resources::COMPONENT_STATUSES, "v1 ComponentStatus is deprecated in v1.19+"),
+    (resources::ENDPOINTS, "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
 ];
 
 /// One resource's behaviour.
@@ -342,6 +352,15 @@ pub struct Posted {
 /// Answers what was posted, under the key of its path.
 pub type Answer =
     for<'a> fn(&'a Arc<Server>, &'a Context<'a>, &'a Key, Value) -> BoxFuture<'a, Result<Value, ApiError>>;
+
+/// What a write to the status cannot change where metadata is written with the object itself only.
+pub const ALL_BUT_STATUS: &[&[&str]] = &[
+    &["metadata", "labels"],
+    &["metadata", "annotations"],
+    &["metadata", "finalizers"],
+    &["metadata", "ownerReferences"],
+    &["spec"],
+];
 
 /// Puts the old object's status into the new one.
 pub fn keep_status(new: &mut Value, old: &Value) {

@@ -17,6 +17,14 @@ pub const RUNTIME_CLASS: Descriptor =
 struct RuntimeClassStrategy;
 
 impl Strategy for RuntimeClassStrategy {
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
     fn prepare_for_update(&self, _: &Context<'_>, _: &mut Value, _: &Value) {}
 
     fn validate(&self, _: &Context<'_>, class: &Value) -> Vec<FieldError> {

@@ -82,6 +82,7 @@ fn config(store: Arc<MemoryStore>) -> Config {
         encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
         limits: crate::Limits::default(),
         metrics: Vec::new(),
+        components: Vec::new(),
     }
 }
 
@@ -119,6 +120,18 @@ impl Bench {
         let user = UserInfo::new("eve", &[]);
         let errors = self.strategy(resource).validate_update(&context(&self.0.parts, &user), new, old);
         errors.iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn warnings(&self, resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> {
+        self.strategy(resource).warnings(new, old)
+    }
+
+    /// What becomes of `new` when it is written to the status of `old`.
+    pub(crate) fn with_status(&self, resource: &Resource, new: &Value, old: &Value) -> Value {
+        let (user, mut new) = (UserInfo::new("eve", &[]), new.clone());
+        let context = context(&self.0.parts, &user);
+        self.strategy(resource).prepare_for_subresource_update(&context, "status", &mut new, old);
+        new
     }
 
     pub(crate) fn complaints_of_status(&self, resource: &Resource, new: &Value, old: &Value) -> Vec<String> {

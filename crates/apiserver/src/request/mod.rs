@@ -24,6 +24,7 @@ pub mod selectors;
 pub mod watch;
 pub mod write;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::{ApiError, Key, Reason, Row, Verb};
@@ -40,7 +41,8 @@ use crate::authentication::impersonation::Impersonation;
 use crate::authentication::{ClientCertificate, UserInfo};
 use crate::authorization::{Decision, forbidden};
 use crate::metrics::{self, Seen};
-use crate::registry::Context;
+use crate::registry::core::component_status;
+use crate::registry::{Context, DEPRECATED};
 use crate::server::Served;
 use crate::watch_cache::ResourceCache;
 use crate::{Server, discovery, flow, health, kubelet_proxy, openapi, resource_metrics};
@@ -50,8 +52,8 @@ use crate::{Server, discovery, flow, health, kubelet_proxy, openapi, resource_me
 pub enum Origin {
     /// A component in this process, whose identity is known.
     Component(Arc<UserInfo>),
-    /// A connection, with the client's certificate, where it has one.
-    Connection(Option<Arc<ClientCertificate>>),
+    /// A connection, with the client's certificate, where it has one, and its address.
+    Connection(Option<Arc<ClientCertificate>>, Option<IpAddr>),
 }
 
 /// A request on its way.
@@ -98,7 +100,9 @@ pub async fn handle(server: &Arc<Server>, request: Request) -> Answer {
     let seen = Seen::begin(&request.parts.method, &info, served.as_ref(), dry_run);
     let (streams, notes) = (seen.streams, Arc::new(Notes::with(server.audit.begin(&request, &info))));
     let asked = Asked { request, query, info, served, notes: notes.clone(), form };
+    let watched = server.audit.watch_for_panic(&notes);
     let answer = answer(server, asked, streams).await;
+    drop(watched);
     let mut answer = answer.unwrap_or_else(|error| respond::error(form, &error));
     respond::add_warnings(&mut answer, &notes.warnings());
     server.audit.end(&notes, &mut answer);
@@ -118,9 +122,10 @@ struct Asked {
 
 async fn answer(server: &Arc<Server>, mut asked: Asked, streams: bool) -> Result<Answer, ApiError> {
     let sender = authenticate(server, &mut asked.request, &asked.info).await?;
-    let user = impersonate(server, sender.clone(), &asked.request.parts.headers)?;
+    server.audit.received(&asked.notes, &sender);
+    let user = impersonate(server, sender, &asked.request.parts.headers)?;
     if let Some(trail) = asked.notes.trail() {
-        trail.authenticated(&sender, &user);
+        trail.acts_as(&user);
     }
     if streams {
         // It lasts as long as its client likes: a seat would be gone for as long.
@@ -198,6 +203,14 @@ async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError
     if let Some(warning) = call.served.custom.as_ref().and_then(|version| version.deprecation.as_deref()) {
         call.notes.warn(warning);
     }
+    let is_asked =
+        |resource: &api::Resource| resource.group == call.target.group && resource.plural == call.target.resource;
+    if let Some((_, warning)) = DEPRECATED.iter().find(|(resource, _)| is_asked(resource)) {
+        call.notes.warn(*warning);
+    }
+    if component_status::serves(&call.target) {
+        return component_status::answer(&call);
+    }
     match (call.verb, &*call.target.subresource) {
         ("get", "scale") => scale::get(call).await,
         ("get", _) => read::get(call).await,
@@ -215,12 +228,15 @@ async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError
 /// Runs a write in a task that nobody's leaving ends.
 async fn in_own_task(call: Call, body: bytes::Bytes) -> Result<Answer, ApiError> {
     let (sender, answer) = tokio::sync::oneshot::channel();
-    let tasks = call.server.tasks.clone();
+    let (tasks, notes) = (call.server.tasks.clone(), call.notes.clone());
     tasks.spawn("write", async move {
         // Nobody may be waiting any more: the write is done all the same.
         let _ = sender.send(write_verb(call, body).await);
     });
     answer.await.unwrap_or_else(|_| {
+        if let Some(trail) = notes.trail() {
+            trail.panicked();
+        }
         Err(ApiError::new(
             Reason::InternalError,
             "Internal error occurred: the request failed; the server's log says why",
@@ -315,7 +331,7 @@ fn no_such_path() -> ApiError {
 async fn authenticate(server: &Server, request: &mut Request, info: &RequestInfo) -> Result<Arc<UserInfo>, ApiError> {
     match &request.origin {
         Origin::Component(user) => Ok(user.clone()),
-        Origin::Connection(certificate) => {
+        Origin::Connection(certificate, _) => {
             let authenticator = &server.access.authenticator;
             authenticator.authenticate(certificate.as_deref(), &info.path, &mut request.parts.headers).await
         }

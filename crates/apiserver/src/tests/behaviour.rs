@@ -542,3 +542,74 @@ async fn both_groups_show_the_same_events() {
     let new = cluster.get("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp").await;
     assert_eq!((&new["items"][0]["note"], &new["kind"]), (&json!("hello"), &json!("EventList")));
 }
+
+#[tokio::test]
+async fn component_statuses_are_found_out_and_deprecated() {
+    let cluster = Cluster::start().await;
+    let uri = "/api/v1/componentstatuses";
+    let list = cluster.get(uri).await;
+    assert_eq!((&list["kind"], &list["metadata"]), (&json!("ComponentStatusList"), &json!({})));
+    let of = |index: usize| (&list["items"][index]["metadata"]["name"], &list["items"][index]["conditions"]);
+    let healthy = json!([{"type": "Healthy", "status": "True", "message": "ok"}]);
+    assert_eq!(of(0), (&json!("etcd-0"), &healthy));
+    let stopped = json!([{"type": "Healthy", "status": "False", "message": "the component does not run"}]);
+    assert_eq!(of(1), (&json!("scheduler"), &stopped));
+    assert_eq!(cluster.get(&format!("{uri}/etcd-0")).await["conditions"], healthy);
+    let selected = cluster.get(&format!("{uri}?fieldSelector=metadata.name%3Dscheduler")).await;
+    assert_eq!(selected["items"].as_array().map(Vec::len), Some(1));
+    let (code, status) = cluster.call(Method::GET, &format!("{uri}/dns"), &Value::Null).await;
+    assert_eq!((code.as_u16(), &status["message"]), (404, &json!(r#"componentstatus "dns" not found"#)));
+    let (code, _) = cluster.call(Method::DELETE, &format!("{uri}/etcd-0"), &Value::Null).await;
+    assert_eq!(code.as_u16(), 405);
+    for (uri, warning) in [
+        (uri, "v1 ComponentStatus is deprecated in v1.19+"),
+        ("/api/v1/endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+    ] {
+        let request = Request::get(uri).body(Bytes::new()).unwrap();
+        assert_eq!(cluster.send(request).await.headers()["warning"], format!("299 - \"{warning}\""));
+    }
+}
+
+/// A malformed address was told of as one that could not be given, under the path of the list.
+#[tokio::test]
+async fn malformed_addresses_are_refused_before_any_is_given() {
+    let cluster = Cluster::start().await;
+    type Row = (Value, &'static str);
+    let table: [Row; 6] = [
+        (
+            json!({"clusterIP": "10.0"}),
+            r#"spec.clusterIPs[0]: Invalid value: "10.0": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#,
+        ),
+        (
+            json!({"clusterIPs": ["None", "10.43.0.5"], "clusterIP": "None"}),
+            r#"spec.clusterIPs: Invalid value: ["None","10.43.0.5"]: 'None' must be the first and only value"#,
+        ),
+        (
+            json!({"clusterIP": "fd00::1"}),
+            r#"spec.clusterIPs[0]: Invalid value: ["fd00::1"]: IPv6 is not configured on this cluster"#,
+        ),
+        (
+            json!({"ipFamilies": ["IPv6"]}),
+            r#"spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster"#,
+        ),
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            r#"spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services"#,
+        ),
+        (
+            json!({"ipFamilies": ["IPv4", "IPv6"]}),
+            r#"spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"#,
+        ),
+    ];
+    for (mut spec, complaint) in table {
+        spec["ports"] = json!([{"port": 80}]);
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec});
+        let (code, status) = cluster.call(Method::POST, "/api/v1/namespaces/default/services", &service).await;
+        let message = format!(r#"Service "s" is invalid: {complaint}"#);
+        assert_eq!((code.as_u16(), &status["message"]), (422, &json!(message)));
+    }
+    let own = json!({"metadata": {"name": "own"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}});
+    let made = cluster.post("/api/v1/namespaces/default/services", own).await;
+    assert_eq!(made["spec"]["ipFamilyPolicy"], "RequireDualStack");
+    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+}

@@ -32,6 +32,7 @@ use store::memory::MemoryStore;
 
 use crate::audit::AuditConfig;
 use crate::authentication::UserInfo;
+use crate::registry::core::component_status::Component;
 use crate::{Config, Limits, Server, Version};
 
 /// A cluster's API server, as its administrator sees it.
@@ -142,6 +143,7 @@ impl Cluster {
             encryption: Arc::new(crate::EncryptionKeys::ephemeral()),
             limits,
             metrics: Vec::new(),
+            components: vec![Component { name: "scheduler", running: Arc::default() }],
         };
         let server = Server::start(config, Tasks::new("apiserver"), stop.clone()).await.unwrap();
         let transport = server.transport(UserInfo::new("admin", &["system:masters"]));

@@ -98,6 +98,7 @@ fn controllers(ground: &Arc<Ground>) -> Result<()> {
                 node_cidr_mask: NODE_PREFIX,
             },
         };
+        let _running = shared.running.controllers.begin();
         controllers::run(config, shared.stop.child()).await;
     });
     Ok(())
@@ -114,7 +115,11 @@ fn scheduler(ground: &Arc<Ground>) {
             random: shared.random.clone(),
             client,
         };
-        scheduler::run(config, stop)
+        let running = shared.running.scheduler.begin();
+        async move {
+            let _running = running;
+            scheduler::run(config, stop).await
+        }
     });
 }
 

@@ -7,6 +7,7 @@ mod components;
 pub(crate) mod encryption;
 mod late_network;
 mod options;
+mod running;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -47,6 +48,7 @@ struct Ground {
     api_server: Arc<apiserver::Server>,
     tasks: Tasks,
     stop: Stop,
+    running: running::Running,
 }
 
 /// Runs a cluster until it is told to stop. `on_ready` is called once, with the node's name, when the node is ready.
@@ -123,6 +125,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         .context("cannot open the datastore")?;
     let (tasks, stop, random) = (Tasks::new("timonier"), Stop::new(), Random::from_os());
 
+    let running = running::Running::default();
     let server_leaf = pki.leaf("apiserver", &server_purpose(options, &node_name, node_ip))?;
     let config = apiserver::Config {
         store: Arc::new(store),
@@ -142,6 +145,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         encryption: Arc::new(encryption::keys(data)?),
         limits: apiserver::Limits::default(),
         metrics: scheduler::metrics::METRICS.to_vec(),
+        components: vec![running.controllers.component("controller-manager"), running.scheduler.component("scheduler")],
     };
     let api_server =
         apiserver::Server::start(config, tasks.clone(), stop.child()).await.context("cannot start the API server")?;
@@ -150,7 +154,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
     for name in ["runtime", "kubelet", "logs", "network"] {
         create_private(&data.path(name))?;
     }
-    Ok(Ground { data, options, node_name, node_ip, clock, random, pki, net, api_server, tasks, stop })
+    Ok(Ground { data, options, node_name, node_ip, clock, random, pki, net, api_server, tasks, stop, running })
 }
 
 /// The name that the API server shows to kubelets, and that kubelets let in.

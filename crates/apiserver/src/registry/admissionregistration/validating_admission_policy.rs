@@ -14,7 +14,7 @@ use crate::invalid::FieldError;
 use crate::registry::at::{At, Errors};
 use crate::registry::check;
 use crate::registry::tree::{child, present, remove, set_default, text};
-use crate::registry::{Context, Descriptor, Strategy};
+use crate::registry::{ALL_BUT_STATUS, Context, Descriptor, Strategy};
 
 /// The policies.
 pub const POLICY: Descriptor =
@@ -32,6 +32,15 @@ const NOTHING: &str = "validations or auditAnnotations must contain at least one
 struct PolicyStrategy;
 
 impl Strategy for PolicyStrategy {
+    /// Metadata is written with the object itself only.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        if subresource.is_empty() { &[&["status"]] } else { ALL_BUT_STATUS }
+    }
+
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
@@ -60,6 +69,10 @@ impl Strategy for PolicyStrategy {
 struct BindingStrategy;
 
 impl Strategy for BindingStrategy {
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

@@ -31,6 +31,10 @@ struct Webhooks {
 }
 
 impl Strategy for Webhooks {
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::workload::{AtMost, Bounded, Workload, WorkloadStrategy, default_strategy, is_none, share};
+use super::workload::{AtMost, Bounded, Workload, WorkloadStrategy, default_strategy, is_none, share, warn_of_name};
 use crate::invalid::FieldError;
 use crate::registry::Descriptor;
 use crate::registry::tree::{is_set, not_negative, one_of, set_default, text};
@@ -42,6 +42,12 @@ impl Workload for Deployment {
             set_default(rolling, "maxUnavailable", "25%");
             set_default(rolling, "maxSurge", "25%");
         }
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        warn_of_name(&mut warnings, new, old);
+        warnings
     }
 
     fn new_status(&self) -> Value {

@@ -6,7 +6,7 @@ pub mod deployment;
 pub mod replica_set;
 pub mod stateful_set;
 
-pub(super) mod workload;
+pub(in crate::registry) mod workload;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::workload::{AtMost, Workload, WorkloadStrategy};
+use super::workload::{AtMost, Workload, WorkloadStrategy, warn_of_name};
 use crate::invalid::FieldError;
 use crate::registry::Descriptor;
 use crate::registry::tree::{not_negative, set_default};
@@ -28,6 +28,12 @@ impl Workload for ReplicaSet {
 
     fn default_spec(&self, spec: &mut Value) {
         set_default(spec, "replicas", 1);
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        warn_of_name(&mut warnings, new, old);
+        warnings
     }
 
     fn new_status(&self) -> Value {

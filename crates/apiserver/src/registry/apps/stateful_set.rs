@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::workload::{AtMost, Workload, WorkloadStrategy};
 use crate::invalid::FieldError;
-use crate::registry::Descriptor;
+use crate::registry::at::At;
 use crate::registry::tree::{
     child, is_set, list, list_mut, named, not_negative, one_of, present, remove, set, set_default, text,
 };
+use crate::registry::{Descriptor, claim_spec};
 
 /// The strategy's line in the list.
 pub const DESCRIPTOR: Descriptor =
@@ -62,8 +63,8 @@ impl Workload for StatefulSet {
         for claim in list_mut(spec, "volumeClaimTemplates") {
             set(claim, "apiVersion", "v1");
             set(claim, "kind", "PersistentVolumeClaim");
-            if let Some(spec) = present(claim, "spec") {
-                set_default(spec, "volumeMode", "Filesystem");
+            if let Some(spec) = child(claim, "spec") {
+                claim_spec::default(spec);
             }
             if let Some(status) = child(claim, "status") {
                 set_default(status, "phase", "Pending");
@@ -105,9 +106,12 @@ impl Workload for StatefulSet {
         errors
     }
 
-    /// A service name that no pod could have a subdomain of.
+    /// A service name that no pod could have a subdomain of, and templates that no claim could be made of.
     fn validate_new_spec(&self, spec: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
+        for claim in At::new(&spec["volumeClaimTemplates"], "spec.volumeClaimTemplates").items() {
+            claim_spec::validate(&mut errors, &claim.at("spec"));
+        }
         if !text(&spec["serviceName"]).is_empty() {
             named(&mut errors, &spec["serviceName"], "spec.serviceName", machinery::names::dns1123_label);
         }
@@ -130,6 +134,24 @@ impl Workload for StatefulSet {
             remove(pod, "subdomain");
         }
         template
+    }
+
+    const TOLERATES_OLD_TEMPLATE: bool = true;
+
+    /// Upstream's paths of claims lack the `spec`, and have it with a capital letter in an update.
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let spec = &new["spec"];
+        for claim in At::new(&spec["volumeClaimTemplates"], "spec.volumeClaimTemplates").items() {
+            let wanted = claim.at("spec");
+            let shown = if old.is_some() { claim.at("Spec") } else { claim };
+            claim_spec::warn(&mut warnings, &shown.with(wanted.value()));
+        }
+        if spec["revisionHistoryLimit"].as_i64().is_some_and(|limit| limit < 0) {
+            let why = "a negative value retains all historical revisions; a value >= 0 is recommended";
+            warnings.push(format!("spec.revisionHistoryLimit: {why}"));
+        }
+        warnings
     }
 
     fn validate_spec_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {

@@ -89,7 +89,21 @@ async fn complaints_are_upstreams() {
             r#"spec.updateStrategy.rollingUpdate: Invalid value: {"partition":1}: only allowed for updateStrategy 'RollingUpdate'"#,
         ),
     ];
-    for (kind, field, value, complaint) in table {
+    let claims: Vec<Row> = vec![
+        (
+            STATEFUL_SETS,
+            "volumeClaimTemplates",
+            json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]),
+            "spec.volumeClaimTemplates[0].spec.resources[storage]: Required value",
+        ),
+        (
+            STATEFUL_SETS,
+            "volumeClaimTemplates",
+            json!([{"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": "1Gi"}}}}]),
+            "spec.volumeClaimTemplates[0].spec.accessModes: Required value: at least 1 access mode is required",
+        ),
+    ];
+    for (kind, field, value, complaint) in table.into_iter().chain(claims) {
         let object = bench.defaulted(kind, workload(kind, |spec| spec[field] = value.clone()));
         assert_eq!(bench.complaints(kind, &object), [complaint]);
     }
@@ -123,6 +137,85 @@ async fn what_is_fixed_stays() {
     let complaint = r#"data: Invalid value: {"b":1}: field is immutable"#;
     let (new, old) = (revision(json!({"b": 1})), revision(json!({"a": 1})));
     assert_eq!(bench.complaints_of_update(CONTROLLER_REVISIONS, &new, &old), [complaint]);
+}
+
+#[tokio::test]
+async fn claim_templates_are_defaulted_and_what_was_wrong_may_stay() {
+    let bench = Bench::new().await;
+    use api::resources::STATEFUL_SETS;
+    let claims = json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources":
+        {"requests": {"storage": "100.5m"}}}}]);
+    let set =
+        bench.defaulted(STATEFUL_SETS, workload(STATEFUL_SETS, |spec| spec["volumeClaimTemplates"] = claims.clone()));
+    let claim = &set["spec"]["volumeClaimTemplates"][0];
+    assert_eq!((&claim["kind"], &claim["spec"]["volumeMode"]), (&json!("PersistentVolumeClaim"), &json!("Filesystem")));
+    assert_eq!(claim["status"], json!({"phase": "Pending"}));
+    assert_eq!(
+        bench.warnings(STATEFUL_SETS, &set, None),
+        [
+            r#"spec.volumeClaimTemplates[0].resources.requests[storage]: fractional byte value "101m" is invalid, must be an integer"#
+        ]
+    );
+    assert!(
+        bench.warnings(STATEFUL_SETS, &set, Some(&set))[0].starts_with("spec.volumeClaimTemplates[0].Spec.resources")
+    );
+    // A template that an older server let through does not keep its set from being scaled.
+    let mut old = set.clone();
+    old["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = "Sometimes".into();
+    let mut new = old.clone();
+    new["spec"]["replicas"] = 3.into();
+    assert_eq!(bench.complaints_of_update(STATEFUL_SETS, &new, &old), [""; 0]);
+    assert_eq!(bench.complaints_of_update(STATEFUL_SETS, &new, &set).len(), 1);
+}
+
+#[tokio::test]
+async fn replication_controllers_are_checked_as_replica_sets_are() {
+    let bench = Bench::new().await;
+    use api::resources::REPLICATION_CONTROLLERS;
+    let controller = |change: &dyn Fn(&mut Value)| {
+        let mut object = json!({"metadata": {"name": "Web.x"}, "spec": {"selector": {"app": "web"}, "template":
+            {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i",
+            "terminationMessagePolicy": "File", "imagePullPolicy": "Always"}]}}}});
+        change(&mut object["spec"]);
+        bench.defaulted(REPLICATION_CONTROLLERS, object)
+    };
+    type Row = (fn(&mut Value), &'static [&'static str]);
+    let table: &[Row] = &[
+        (|_| {}, &[]),
+        (|spec| spec["template"] = Value::Null, &["spec.template: Required value"]),
+        (
+            |spec| spec["template"]["spec"]["restartPolicy"] = "Never".into(),
+            &[r#"spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always""#],
+        ),
+        (
+            |spec| spec["template"]["spec"]["activeDeadlineSeconds"] = 5.into(),
+            &[
+                "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicationController is not \
+               Supported",
+            ],
+        ),
+        (
+            |spec| spec["selector"] = json!({"app": "db"}),
+            &[
+                r#"spec.template.metadata.labels: Invalid value: {"app":"web"}: `selector` does not match template `labels`"#,
+            ],
+        ),
+        (
+            |spec| spec["template"]["metadata"]["labels"]["a b"] = "x".into(),
+            &[
+                r#"spec.template.labels: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"#,
+            ],
+        ),
+        (
+            |spec| spec["minReadySeconds"] = json!(-1),
+            &["spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0"],
+        ),
+    ];
+    for (change, expected) in table {
+        assert_eq!(bench.complaints(REPLICATION_CONTROLLERS, &controller(change)), *expected);
+    }
+    let warnings = bench.warnings(REPLICATION_CONTROLLERS, &controller(&|_| {}), None);
+    assert!(warnings[0].starts_with("metadata.name: this is used in Pod names and hostnames"), "{warnings:?}");
 }
 
 #[tokio::test]

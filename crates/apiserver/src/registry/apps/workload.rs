@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::invalid::FieldError;
 use crate::registry::tree::{
-    child, entries, immutable, is_set, label_selector, list, not_negative, percent_or_number, set, text,
+    child, entries, immutable, is_set, label_selector, list, not_negative, percent_or_number, present, set, text,
 };
 use crate::registry::{Context, Strategy, pod_spec};
 
@@ -54,6 +54,14 @@ pub(super) trait Workload: Send + Sync + 'static {
         errors
     }
 
+    /// Warnings about what is the kind's own.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether a template that was wrong before may stay wrong.
+    const TOLERATES_OLD_TEMPLATE: bool = false;
+
     /// What a write of the status sets back.
     const STATUS_RESET: &'static [&'static [&'static str]] = &[&["spec"]];
 
@@ -79,11 +87,17 @@ impl<W: Workload> Strategy for WorkloadStrategy<W> {
 
     fn prepare_for_create(&self, _: &Context<'_>, object: &mut Value) {
         set(object, "status", self.0.new_status());
+        if let Some(spec) = present(object, "spec") {
+            pod_spec::drop_disabled_in_template(spec, None);
+        }
         self.0.prepare(object, None);
     }
 
     fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
         crate::registry::keep_status(new, old);
+        if let Some(spec) = present(new, "spec") {
+            pod_spec::drop_disabled_in_template(spec, Some(&old["spec"]));
+        }
         self.0.prepare(new, Some(old));
     }
 
@@ -95,6 +109,9 @@ impl<W: Workload> Strategy for WorkloadStrategy<W> {
 
     fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = self.validate_always(&new["spec"]);
+        if W::TOLERATES_OLD_TEMPLATE && !errors.is_empty() && !self.validate_always(&old["spec"]).is_empty() {
+            errors = self.validate_around(&new["spec"]);
+        }
         errors.extend(self.0.validate_spec_update(&new["spec"], &old["spec"]));
         errors
     }
@@ -104,10 +121,12 @@ impl<W: Workload> Strategy for WorkloadStrategy<W> {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if old.is_some_and(|old| old["spec"] == new["spec"]) {
-            return Vec::new();
-        }
-        pod_spec::template_warnings(&new["spec"]["template"], "spec.template")
+        let mut warnings = match old {
+            Some(old) if old["spec"] == new["spec"] => Vec::new(),
+            _ => pod_spec::template_warnings(&new["spec"]["template"], "spec.template"),
+        };
+        warnings.extend(self.0.warnings(new, old));
+        warnings
     }
 
     fn name_errors(&self, name: &str) -> Vec<String> {
@@ -121,10 +140,16 @@ impl<W: Workload> Strategy for WorkloadStrategy<W> {
 
 impl<W: Workload> WorkloadStrategy<W> {
     fn validate_always(&self, spec: &Value) -> Vec<FieldError> {
-        let mut errors = self.0.validate_spec(spec);
-        validate_selector(&mut errors, spec, W::SELECTS_FOR);
+        let mut errors = self.validate_around(spec);
         let template = self.0.template(spec);
         errors.extend(pod_spec::validate_template(&template, "spec.template", &["Always"]));
+        errors
+    }
+
+    /// All but the template itself.
+    fn validate_around(&self, spec: &Value) -> Vec<FieldError> {
+        let mut errors = self.0.validate_spec(spec);
+        validate_selector(&mut errors, spec, W::SELECTS_FOR);
         if let Some(kind) = W::WITHOUT_DEADLINE
             && is_set(&spec["template"]["spec"], "activeDeadlineSeconds")
         {
@@ -132,6 +157,18 @@ impl<W: Workload> WorkloadStrategy<W> {
             errors.push(FieldError::forbidden("spec.template.spec.activeDeadlineSeconds", &why));
         }
         errors
+    }
+}
+
+/// A warning for a new object whose name makes no good host name.
+pub(in crate::registry) fn warn_of_name(warnings: &mut Vec<String>, object: &Value, old: Option<&Value>) {
+    let wrong = machinery::names::dns1123_label(text(&object["metadata"]["name"]));
+    if old.is_none() && !wrong.is_empty() {
+        warnings.push(format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label \
+             is recommended: [{}]",
+            wrong.join(" ")
+        ));
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::job;
 use crate::invalid::FieldError;
+use crate::registry::apps::workload::warn_of_name;
 use crate::registry::tree::{child, is_set, not_negative, one_of, set, set_default, text};
 use crate::registry::{Context, Descriptor, Strategy};
 
@@ -67,6 +68,23 @@ impl Strategy for CronJobStrategy {
         };
         errors.extend(complaint.map(|why| FieldError::invalid("spec.schedule", schedule, why)));
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        warn_of_name(&mut warnings, new, old);
+        if old.is_none_or(|old| old["spec"] != new["spec"]) {
+            warnings.extend(job::spec_warnings(&new["spec"]["jobTemplate"]["spec"], "spec.jobTemplate.spec"));
+        }
+        // Upstream's path has a `spec` too many.
+        if old.is_some() && text(&new["spec"]["schedule"]).contains("TZ") {
+            warnings.push(
+                "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+                 https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 
     fn has_generation(&self) -> bool {

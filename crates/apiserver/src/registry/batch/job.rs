@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use crate::invalid::{FieldError, FieldErrorKind};
+use crate::registry::apps::workload::warn_of_name;
 use crate::registry::tree::{
     child, immutable, is_set, label_selector, list_mut, not_negative, one_of, present, set, set_default, text,
 };
@@ -89,6 +90,23 @@ pub(super) fn validate_spec(spec: &Value, path: &str) -> Vec<FieldError> {
     errors.extend(pod_spec::validate_template(&spec["template"], &at("template"), &["Always", "OnFailure", "Never"]));
     validate_restart_policy(&mut errors, spec, &at("template.spec.restartPolicy"));
     errors
+}
+
+/// Warnings about a job's spec, at `path`.
+pub(super) fn spec_warnings(spec: &Value, path: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let more = |field: &str, limit: i64| spec[field].as_i64().is_some_and(|number| number > limit);
+    if text(&spec["completionMode"]) == "Indexed"
+        && more("completions", MANY_COMPLETIONS)
+        && more("parallelism", MANY_COMPLETIONS_PARALLELISM_MAX)
+    {
+        warnings.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, \
+             Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    warnings.extend(pod_spec::template_warnings(&spec["template"], &format!("{path}.template")));
+    warnings
 }
 
 fn validate_managed_by(errors: &mut Vec<FieldError>, value: &Value, path: &str) {
@@ -204,15 +222,12 @@ impl Strategy for JobStrategy {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let complaints = machinery::names::dns1123_label(text(&new["metadata"]["name"]));
-        if old.is_some() || complaints.is_empty() {
-            return Vec::new();
+        let mut warnings = Vec::new();
+        warn_of_name(&mut warnings, new, old);
+        if old.is_none_or(|old| old["spec"] != new["spec"]) {
+            warnings.extend(spec_warnings(&new["spec"], "spec"));
         }
-        vec![format!(
-            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS \
-             label is recommended: [{}]",
-            complaints.join(" ")
-        )]
+        warnings
     }
 
     fn has_generation(&self) -> bool {

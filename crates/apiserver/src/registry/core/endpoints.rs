@@ -14,8 +14,6 @@ use crate::registry::{Context, Descriptor, Strategy, check, ip};
 pub const DESCRIPTOR: Descriptor =
     Descriptor { resource: api::resources::ENDPOINTS, strategy: |_| Arc::new(EndpointsStrategy) };
 
-const DEPRECATED: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
-
 struct EndpointsStrategy;
 
 impl Strategy for EndpointsStrategy {
@@ -51,7 +49,6 @@ impl Strategy for EndpointsStrategy {
                 }
             }
         }
-        warnings.insert(0, DEPRECATED.to_owned());
         warnings
     }
 

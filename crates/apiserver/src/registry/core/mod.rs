@@ -1,5 +1,6 @@
 //! Strategies of the core group.
 
+pub mod component_status;
 pub mod config_map;
 pub mod endpoints;
 pub mod event;

@@ -9,7 +9,7 @@ use crate::invalid::FieldError;
 use crate::registry::at::{At, Errors};
 use crate::registry::diff::difference;
 use crate::registry::pod_spec::volume_sources as sources;
-use crate::registry::tree::{child, entries, is_set, present, remove, set, set_default};
+use crate::registry::tree::{child, entries, is_set, present, remove, set, set_default, text};
 use crate::registry::{Context, Descriptor, Strategy, check, claim_spec, node_labels, node_selector, pod_spec};
 
 /// The strategy's line in the list.
@@ -72,6 +72,20 @@ impl Strategy for PersistentVolumeStrategy {
     fn prepare_for_create(&self, context: &Context<'_>, volume: &mut Value) {
         let at = crate::request::metadata::time(context.now);
         set(volume, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": at}));
+    }
+
+    /// The time of the last phase is the server's where a client that changes the phase does not say.
+    fn prepare_for_subresource_update(&self, context: &Context<'_>, subresource: &str, new: &mut Value, old: &Value) {
+        crate::registry::reset(new, old, self.reset_fields(subresource));
+        let (phase, since) = ("phase", "lastPhaseTransitionTime");
+        let Some(status) = present(new, "status") else { return };
+        let same_phase = text(&status[phase]) == text(&old["status"][phase]);
+        let was = &old["status"][since];
+        if same_phase && !is_set(status, since) && !was.is_null() {
+            set(status, since, was.clone());
+        } else if !same_phase && (!is_set(status, since) || status[since] == *was) {
+            set(status, since, crate::request::metadata::time(context.now));
+        }
     }
 
     fn validate(&self, _: &Context<'_>, volume: &Value) -> Vec<FieldError> {
@@ -177,12 +191,43 @@ fn with_new_labels(affinity: &Value) -> String {
     RENAMED.iter().fold(text, |text, (old, new)| text.replace(&format!("{old:?}"), &format!("{new:?}")))
 }
 
-fn validate_common(errors: &mut Errors, spec: &At<'_>) {
+/// All that is wrong with a volume that is written out where it is attached: it has no claim, no class and no place.
+pub(in crate::registry) fn validate_inline(errors: &mut Errors, spec: &At<'_>) {
+    const HERE: &str = "in the context of inline volumes";
+    let not_here = |errors: &mut Errors, field: &str| {
+        let field = spec.at(field);
+        if field.count() > 0 || field.has_text() {
+            errors.push(field.forbidden(&format!("may not be specified {HERE}")));
+        }
+    };
+    ["claimRef", "capacity"].iter().for_each(|field| not_here(errors, field));
+    if !spec.at("csi").is_set() {
+        errors.push(spec.at("csi").required(&format!("has to be specified {HERE}")));
+    }
+    validate_modes(errors, spec);
+    let policy = spec.at("persistentVolumeReclaimPolicy");
+    if policy.has_text() && policy.text() != "Retain" {
+        errors.push(policy.forbidden(&format!("may only be Retain {HERE}")));
+    }
+    not_here(errors, "nodeAffinity");
+    validate_source(errors, spec, "");
+    not_here(errors, "storageClassName");
+    let mode = spec.at("volumeMode");
+    if mode.is_set() && mode.text() != "Filesystem" {
+        errors.push(mode.forbidden(&format!("may not specify volumeMode other than Filesystem {HERE}")));
+    }
+}
+
+fn validate_modes(errors: &mut Errors, spec: &At<'_>) {
     let modes = spec.at("accessModes");
     if modes.count() == 0 {
         errors.push(modes.required(""));
     }
     claim_spec::access_modes(errors, &modes);
+}
+
+fn validate_common(errors: &mut Errors, spec: &At<'_>) {
+    validate_modes(errors, spec);
     let capacity = spec.at("capacity");
     if capacity.count() == 0 {
         errors.push(capacity.required(""));

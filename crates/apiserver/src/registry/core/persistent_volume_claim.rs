@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::invalid::FieldError;
 use crate::registry::at::{At, Errors};
 use crate::registry::diff::difference;
-use crate::registry::tree::{child, is_set, keep, present, quantity, remove, set, set_default, text};
+use crate::registry::tree::{child, is_set, keep, present, quantity, remove, set, text};
 use crate::registry::{Context, Descriptor, Strategy, check, claim_spec, pod_spec};
 
 /// The strategy's line in the list.
@@ -23,14 +23,7 @@ struct ClaimStrategy;
 impl Strategy for ClaimStrategy {
     fn default(&self, claim: &mut Value) {
         let Some(spec) = child(claim, "spec") else { return };
-        set_default(spec, "volumeMode", "Filesystem");
-        if let Some(resources) = child(spec, "resources") {
-            for kind in ["limits", "requests"] {
-                if let Some(amounts) = present(resources, kind) {
-                    pod_spec::round_up(amounts);
-                }
-            }
-        }
+        claim_spec::default(spec);
         // The older field can only name what the newer one can.
         let (old, new) = (spec["dataSource"].clone(), spec["dataSourceRef"].clone());
         if old.is_object() && new.is_null() {

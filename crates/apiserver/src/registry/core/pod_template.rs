@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::invalid::FieldError;
 use crate::registry::at::At;
-use crate::registry::tree::{child, present};
+use crate::registry::tree::child;
 use crate::registry::{Context, Descriptor, Strategy, pod_spec};
 
 /// The strategy's line in the list.
@@ -22,15 +22,11 @@ impl Strategy for PodTemplateStrategy {
     }
 
     fn prepare_for_create(&self, _: &Context<'_>, template: &mut Value) {
-        if let Some(spec) = present(template, "template").and_then(|template| present(template, "spec")) {
-            pod_spec::drop_disabled(spec, None);
-        }
+        pod_spec::drop_disabled_in_template(template, None);
     }
 
     fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
-        if let Some(spec) = present(new, "template").and_then(|template| present(template, "spec")) {
-            pod_spec::drop_disabled(spec, Some(&old["template"]["spec"]));
-        }
+        pod_spec::drop_disabled_in_template(new, Some(old));
     }
 
     fn validate(&self, _: &Context<'_>, template: &Value) -> Vec<FieldError> {
@@ -40,10 +36,6 @@ impl Strategy for PodTemplateStrategy {
     }
 
     fn has_generation(&self) -> bool {
-        true
-    }
-
-    fn allows_create_on_update(&self) -> bool {
         true
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::invalid::FieldError;
-use crate::registry::apps::workload::{AtMost, validate_counts};
-use crate::registry::tree::{child, entries, not_negative, set, set_default};
+use crate::registry::apps::workload::{AtMost, validate_counts, warn_of_name};
+use crate::registry::tree::{child, entries, is_set, not_negative, present, set, set_default};
 use crate::registry::{Context, Descriptor, Strategy, pod_spec};
 
 /// The strategy's line in the list.
@@ -38,20 +38,37 @@ impl Strategy for ReplicationControllerStrategy {
         }
         let Some(spec) = child(controller, "spec") else { return };
         set_default(spec, "replicas", 1);
-        pod_spec::default_template(spec);
+        // Unlike those of the younger kinds, this template may be absent: then it is missed.
+        if is_set(spec, "template") {
+            pod_spec::default_template(spec);
+        }
     }
 
     fn prepare_for_create(&self, _: &Context<'_>, controller: &mut Value) {
         set(controller, "status", json!({"replicas": 0}));
+        if let Some(spec) = present(controller, "spec") {
+            pod_spec::drop_disabled_in_template(spec, None);
+        }
+    }
+
+    fn prepare_for_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
+        crate::registry::keep_status(new, old);
+        if let Some(spec) = present(new, "spec") {
+            pod_spec::drop_disabled_in_template(spec, Some(&old["spec"]));
+        }
     }
 
     fn validate(&self, _: &Context<'_>, controller: &Value) -> Vec<FieldError> {
         let spec = &controller["spec"];
         let mut errors = Vec::new();
-        not_negative(&mut errors, &spec["replicas"], "spec.replicas");
         not_negative(&mut errors, &spec["minReadySeconds"], "spec.minReadySeconds");
         if entries(&spec["selector"]).next().is_none() {
             errors.push(FieldError::required("spec.selector", ""));
+        }
+        not_negative(&mut errors, &spec["replicas"], "spec.replicas");
+        if !is_set(spec, "template") {
+            errors.push(FieldError::required("spec.template", ""));
+            return errors;
         }
         let labels = &spec["template"]["metadata"]["labels"];
         if entries(&spec["selector"]).any(|(key, value)| labels.get(key) != Some(value)) {
@@ -59,7 +76,20 @@ impl Strategy for ReplicationControllerStrategy {
             errors.push(FieldError::invalid("spec.template.metadata.labels", labels, why));
         }
         errors.extend(pod_spec::validate_template(&spec["template"], "spec.template", &["Always"]));
+        if is_set(&spec["template"]["spec"], "activeDeadlineSeconds") {
+            let why = "activeDeadlineSeconds in ReplicationController is not Supported";
+            errors.push(FieldError::forbidden("spec.template.spec.activeDeadlineSeconds", why));
+        }
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        warn_of_name(&mut warnings, new, old);
+        if old.is_none_or(|old| old["spec"] != new["spec"]) {
+            warnings.extend(pod_spec::template_warnings(&new["spec"]["template"], "spec.template"));
+        }
+        warnings
     }
 
     fn validate_subresource_update(&self, _: &Context<'_>, _: &str, new: &Value, old: &Value) -> Vec<FieldError> {

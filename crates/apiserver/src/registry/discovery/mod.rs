@@ -59,10 +59,6 @@ impl Strategy for EndpointSliceStrategy {
         true
     }
 
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-
     fn warnings(&self, new: &Value, _: Option<&Value>) -> Vec<String> {
         let mut warnings = Vec::new();
         let root = At::new(new, "");

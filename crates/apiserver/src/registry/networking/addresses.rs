@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::invalid::FieldError;
 use crate::registry::at::At;
 use crate::registry::tree::{list, set};
-use crate::registry::{Context, Descriptor, Strategy, check, ip};
+use crate::registry::{ALL_BUT_STATUS, Context, Descriptor, Strategy, check, ip};
 
 /// Addresses.
 pub const IP_ADDRESS: Descriptor =
@@ -65,6 +65,11 @@ impl Strategy for AddressStrategy {
 struct RangeStrategy;
 
 impl Strategy for RangeStrategy {
+    /// Metadata is written with the object itself only.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        if subresource.is_empty() { &[&["status"]] } else { ALL_BUT_STATUS }
+    }
+
     fn prepare_for_create(&self, _: &Context<'_>, range: &mut Value) {
         set(range, "status", json!({}));
     }

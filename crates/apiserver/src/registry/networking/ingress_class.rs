@@ -54,10 +54,6 @@ impl Strategy for IngressClassStrategy {
     fn has_generation(&self) -> bool {
         true
     }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
 }
 
 /// `example.com/some/path`

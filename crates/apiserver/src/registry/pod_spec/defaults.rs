@@ -308,6 +308,13 @@ fn default_downward(source: &mut Value) {
     }
 }
 
+/// Removes from the template in a spec what [`drop_disabled`] removes.
+pub fn drop_disabled_in_template(spec: &mut Value, old: Option<&Value>) {
+    if let Some(pod) = present(spec, "template").and_then(|template| present(template, "spec")) {
+        drop_disabled(pod, old.map(|old| &old["template"]["spec"]));
+    }
+}
+
 /// Removes what belongs to features that are off by default. What is stored already stays.
 pub fn drop_disabled(spec: &mut Value, old: Option<&Value>) {
     let in_use = |find: &dyn Fn(&Value) -> bool| old.is_some_and(find);

@@ -24,7 +24,8 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-pub use defaults::{default, default_account, default_pod, default_template, drop_disabled, quality_of_service};
+pub use defaults::quality_of_service;
+pub use defaults::{default, default_account, default_pod, default_template, drop_disabled, drop_disabled_in_template};
 pub(crate) use defaults::{default_sources_of_storage, select_own_labels, take_app_armor_annotations};
 pub(crate) use placement::tolerations;
 pub(crate) use resources::{overhead, resource_quantity, round_up};

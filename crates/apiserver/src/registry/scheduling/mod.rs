@@ -60,10 +60,6 @@ impl Strategy for PriorityClassStrategy {
     fn has_generation(&self) -> bool {
         true
     }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
 }
 
 fn wrong_system_class(name: &str, value: i64, global: bool) -> Option<String> {

@@ -30,6 +30,10 @@ const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 struct DriverStrategy;
 
 impl Strategy for DriverStrategy {
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
     fn default(&self, driver: &mut Value) {
         let Some(spec) = child(driver, "spec") else { return };
         let flags = [
@@ -96,6 +100,18 @@ impl Strategy for DriverStrategy {
     fn has_generation(&self) -> bool {
         true
     }
+
+    /// Tokens among the attributes of a volume end up in logs.
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let (spec, requests) = (&new["spec"], &new["spec"]["tokenRequests"]);
+        let changed = old.is_none_or(|old| old["spec"]["tokenRequests"] != *requests);
+        if list(requests).is_empty() || is_set(spec, "serviceAccountTokenInSecrets") || !changed {
+            return Vec::new();
+        }
+        let why = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent \
+                   possible logging of tokens in volume attributes";
+        vec![why.to_owned()]
+    }
 }
 
 fn token_requests(errors: &mut Errors, at: &At<'_>) {
@@ -122,6 +138,10 @@ fn token_requests(errors: &mut Errors, at: &At<'_>) {
 struct NodeStrategy;
 
 impl Strategy for NodeStrategy {
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
     fn prepare_for_update(&self, _: &Context<'_>, _: &mut Value, _: &Value) {}
 
     fn validate(&self, _: &Context<'_>, node: &Value) -> Vec<FieldError> {
@@ -184,6 +204,10 @@ fn topology_keys(errors: &mut Errors, driver: &At<'_>) {
 struct CapacityStrategy;
 
 impl Strategy for CapacityStrategy {
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
+
     fn prepare_for_update(&self, _: &Context<'_>, _: &mut Value, _: &Value) {}
 
     fn validate(&self, _: &Context<'_>, capacity: &Value) -> Vec<FieldError> {

@@ -2,6 +2,8 @@
 
 pub mod csi;
 pub mod storage_class;
+#[cfg(test)]
+mod tests;
 pub mod volume_attachment;
 
 use machinery::names;

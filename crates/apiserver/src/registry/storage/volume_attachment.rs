@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::invalid::FieldError;
 use crate::registry::at::{At, Errors};
+use crate::registry::core::persistent_volume;
 use crate::registry::pod_spec::volume_sources::csi_driver_name;
-use crate::registry::tree::set;
-use crate::registry::{Context, Descriptor, Strategy, check};
+use crate::registry::tree::{present, set};
+use crate::registry::{ALL_BUT_STATUS, Context, Descriptor, Strategy, check, pod_spec};
 
 /// Volume attachments.
 pub const DESCRIPTOR: Descriptor =
@@ -21,6 +22,13 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 struct AttachmentStrategy;
 
 impl Strategy for AttachmentStrategy {
+    fn default(&self, attachment: &mut Value) {
+        let source = present(attachment, "spec").and_then(|spec| present(spec, "source"));
+        if let Some(volume) = source.and_then(|source| present(source, "inlineVolumeSpec")) {
+            pod_spec::default_sources_of_storage(volume);
+        }
+    }
+
     fn prepare_for_create(&self, _: &Context<'_>, attachment: &mut Value) {
         set(attachment, "status", json!({"attached": false}));
     }
@@ -52,6 +60,15 @@ impl Strategy for AttachmentStrategy {
         check::immutable(&mut errors, &At::new(new, "").at("spec"), &old["spec"]);
         errors
     }
+
+    /// Metadata is written with the object itself only.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
+        if subresource.is_empty() { &[&["status"]] } else { ALL_BUT_STATUS }
+    }
+
+    fn allows_unconditional_update(&self) -> bool {
+        false
+    }
 }
 
 fn validate_source(errors: &mut Errors, root: &At<'_>, at: &At<'_>) {
@@ -63,9 +80,7 @@ fn validate_source(errors: &mut Errors, root: &At<'_>, at: &At<'_>) {
         (false, true) if !volume.has_text() => {
             errors.push(volume.required("must specify non empty persistentVolumeName"));
         }
-        (true, false) if !inline.at("csi").is_set() => {
-            errors.push(inline.at("csi").required("has to be specified in the context of inline volumes"));
-        }
+        (true, false) => persistent_volume::validate_inline(errors, &inline),
         _ => {}
     }
     if volume.is_set() {

@@ -21,7 +21,7 @@ use tokio::sync::OnceCell;
 
 use crate::invalid::{FieldError, invalid};
 use crate::registry::tree::{child, is_set, list, list_mut, present, remove, set, set_default, text};
-use crate::registry::{Context, Descriptor, Parts, Reservation, Strategy};
+use crate::registry::{Context, Descriptor, Parts, Reservation, Strategy, tree};
 use crate::watch_cache::{Caches, Observer};
 
 /// The strategy's line in the list.
@@ -350,7 +350,11 @@ impl Strategy for ServiceStrategy {
     ) -> BoxFuture<'a, Result<Option<Reservation>, ApiError>> {
         async move {
             let name = text(&new["metadata"]["name"]).to_owned();
-            // What is malformed is refused by the validation that follows, with all its errors.
+            // Before anything is taken: what is malformed is told of alone, as upstream does.
+            let malformed = validate::addresses_of(new, old, &self.cidr);
+            if !malformed.is_empty() {
+                return Err(invalid(resources::SERVICES, &name, &malformed));
+            }
             match self.take(context, new, old).await {
                 Ok(taken) => Ok(Some(Box::new(taken) as Reservation)),
                 Err(mut error) => {
@@ -423,9 +427,19 @@ fn default_addresses(spec: &mut Value, cidr: &IpNet) {
     if let Some(first) = list(&spec["clusterIPs"]).first().cloned() {
         set_default(spec, "clusterIP", first);
     }
-    set_default(spec, "ipFamilyPolicy", "SingleStack");
+    let own_endpoints = text(&spec["clusterIP"]) == HEADLESS && tree::entries(&spec["selector"]).next().is_none();
+    set_default(spec, "ipFamilyPolicy", if own_endpoints { "RequireDualStack" } else { "SingleStack" });
     if list(&spec["ipFamilies"]).is_empty() {
-        let family = if cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-        set(spec, "ipFamilies", json!([family]));
+        let given = list(&spec["clusterIPs"]).iter().map(text).filter(|address| *address != HEADLESS);
+        let mut families: Vec<_> = given.map(|address| types::family(!address.contains(':'))).collect();
+        // Two of a kind, or three, are refused for their addresses.
+        if families.is_empty() || families.windows(2).any(|pair| pair[0] == pair[1]) {
+            families.clear();
+            families.push(types::family(cidr.addr().is_ipv4()));
+        }
+        if own_endpoints && text(&spec["ipFamilyPolicy"]) != "SingleStack" {
+            families.push(types::family(!cidr.addr().is_ipv4()));
+        }
+        set(spec, "ipFamilies", families);
     }
 }

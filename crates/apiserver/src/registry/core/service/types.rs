@@ -89,3 +89,8 @@ pub(super) fn drop_what_the_type_does_not_have(spec: &mut Value, old: &Value) {
         }
     }
 }
+
+/// The name of a family of addresses.
+pub(super) fn family(is_v4: bool) -> &'static str {
+    if is_v4 { "IPv4" } else { "IPv6" }
+}

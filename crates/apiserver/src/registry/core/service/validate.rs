@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use machinery::names;
 use serde_json::{Value, json};
 
@@ -176,6 +177,49 @@ fn affinity(errors: &mut Errors, spec: &At<'_>) {
 }
 
 /// `clusterIP`, `clusterIPs`, `ipFamilies`, `ipFamilyPolicy`.
+/// All that is wrong with the addresses of a service and their families, before any is given.
+pub(super) fn addresses_of(service: &Value, old: Option<&Value>, cluster: &IpNet) -> Errors {
+    let mut errors = Vec::new();
+    let null = Value::Null;
+    let root = At::new(service, "");
+    let spec = root.at("spec");
+    addresses(&mut errors, &spec, old.map_or(&null, |old| &old["spec"]));
+    if errors.is_empty() && spec.at("type").text() != "ExternalName" {
+        unconfigured(&mut errors, &spec, cluster);
+    }
+    errors
+}
+
+/// What the cluster has no addresses for.
+fn unconfigured(errors: &mut Errors, spec: &At<'_>, cluster: &IpNet) {
+    let (policy, all, families) = (spec.at("ipFamilyPolicy"), spec.at("clusterIPs"), spec.at("ipFamilies"));
+    let configured = types::family(cluster.addr().is_ipv4());
+    for (list, what) in [(&all, "cluster IPs"), (&families, "IP families")] {
+        if policy.text() == "SingleStack" && list.count() == 2 {
+            let why = format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");
+            errors.push(policy.invalid(&why));
+        }
+    }
+    for address in all.items().filter(|address| address.text() != HEADLESS) {
+        let family = types::family(!address.text().contains(':'));
+        if family != configured {
+            errors
+                .push(address.invalid_as(all.value().clone(), &format!("{family} is not configured on this cluster")));
+        }
+    }
+    // Who names the endpoints himself may name them of any family.
+    let own_endpoints = is_headless(spec.value()) && spec.at("selector").count() == 0;
+    if !errors.is_empty() || own_endpoints {
+        return;
+    }
+    if policy.text() == "RequireDualStack" {
+        errors.push(policy.invalid("this cluster is not configured for dual-stack services"));
+    }
+    for family in families.items().filter(|family| family.text() != configured) {
+        errors.push(family.invalid("not configured on this cluster"));
+    }
+}
+
 fn addresses(errors: &mut Errors, spec: &At<'_>, before: &Value) {
     if spec.at("type").text() == "ExternalName" {
         return;
