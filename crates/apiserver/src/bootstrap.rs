@@ -17,7 +17,7 @@ use control::Body;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::authentication::{MASTERS, UserInfo};
+use crate::authentication::{MASTERS, UserInfo, last_used};
 use crate::authorization::policy;
 use crate::config::StartError;
 use crate::flow::defaults::AUTO_UPDATE;
@@ -35,6 +35,8 @@ pub(super) struct Wanted {
     object: Value,
     /// The fields that are put right where they differ; fields that are not here are left alone.
     kept: &'static [&'static str],
+    /// Whether it says since when it is there: then it is made with the day of its writing, and left alone while it says one.
+    dated: bool,
     /// Whether it comes back when it is deleted or changed while the server runs.
     pub(super) watched: bool,
 }
@@ -48,7 +50,7 @@ impl Wanted {
         watched: bool,
     ) -> Self {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        Self { resource, namespace, name, object, kept, watched }
+        Self { resource, namespace, name, object, kept, dated: false, watched }
     }
 }
 
@@ -68,6 +70,9 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
     all.push(Wanted::new(resources::ENDPOINTS, "default", endpoints(config.advertise), &["subsets"], true));
     all.push(Wanted::new(resources::CONFIG_MAPS, "kube-system", client_authentication(config), &["data"], true));
     all.push(Wanted::new(resources::CONFIG_MAPS, "kube-public", cluster_info(config), &["data"], true));
+    let tracking = last_used::tracking(config.clock.now());
+    let tracking = Wanted::new(resources::CONFIG_MAPS, "kube-system", tracking, &["data"], true);
+    all.push(Wanted { dated: true, ..tracking });
     all
 }
 
@@ -152,14 +157,14 @@ async fn write_policy(server: &Arc<Server>) -> Result<(), StartError> {
 /// Creates the object where it is missing, and puts the fields of it right that are to be kept.
 pub(super) async fn ensure(server: &Arc<Server>, wanted: &Wanted) -> Result<(), StartError> {
     let path = wanted.resource.path(Some(wanted.namespace), Some(&wanted.name));
+    let today = wanted.dated.then(|| last_used::tracking(server.config.clock.now()));
+    let object = today.as_ref().unwrap_or(&wanted.object);
     let failed = |source: ApiError| StartError::Bootstrap { path: path.clone(), source };
     let (status, found) = call(server, Method::GET, &path, Bytes::new()).await;
     let (method, target, body) = match status {
-        StatusCode::NOT_FOUND => {
-            (Method::POST, wanted.resource.path(Some(wanted.namespace), None), wanted.object.to_string())
-        }
+        StatusCode::NOT_FOUND => (Method::POST, wanted.resource.path(Some(wanted.namespace), None), object.to_string()),
         status if !status.is_success() => return Err(failed(ApiError::from_response(status.as_u16(), &found))),
-        _ => match corrected(&serde_json::from_slice(&found).unwrap_or_default(), wanted) {
+        _ => match corrected(&serde_json::from_slice(&found).unwrap_or_default(), wanted, object) {
             Some(corrected) => (Method::PUT, path.clone(), corrected.to_string()),
             None => return Ok(()),
         },
@@ -171,16 +176,19 @@ pub(super) async fn ensure(server: &Arc<Server>, wanted: &Wanted) -> Result<(), 
 }
 
 /// The object as it is to be; `None` where it is so already, or an administrator has taken it over.
-fn corrected(found: &Value, wanted: &Wanted) -> Option<Value> {
+fn corrected(found: &Value, wanted: &Wanted, object: &Value) -> Option<Value> {
+    if wanted.dated && last_used::says_since(found) {
+        return None;
+    }
     let ours = |object: &Value| object["metadata"]["annotations"][AUTO_UPDATE] == "true";
-    let taken_over = ours(&wanted.object) && !ours(found);
-    let differs = |field: &&'static str| !covers(&found[*field], &wanted.object[*field]);
+    let taken_over = ours(object) && !ours(found);
+    let differs = |field: &&'static str| !covers(&found[*field], &object[*field]);
     if taken_over || found["metadata"]["deletionTimestamp"].is_string() || !wanted.kept.iter().any(differs) {
         return None;
     }
     let mut corrected = found.clone();
     for field in wanted.kept {
-        corrected[*field] = wanted.object[*field].clone();
+        corrected[*field] = object[*field].clone();
     }
     Some(corrected)
 }
@@ -198,8 +206,15 @@ fn covers(found: &Value, wanted: &Value) -> bool {
     }
 }
 
-async fn call(server: &Arc<Server>, method: Method, path: &str, body: Bytes) -> (StatusCode, Bytes) {
-    let request = http::Request::builder().method(method).uri(path).body(()).expect("bootstrap paths are URIs");
+/// Does something as the server itself. A patch is a merge patch.
+pub(crate) async fn call(server: &Arc<Server>, method: Method, path: &str, body: Bytes) -> (StatusCode, Bytes) {
+    let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", kind)
+        .body(())
+        .expect("bootstrap paths are URIs");
     let user = Arc::new(UserInfo::new("system:apiserver", &[MASTERS]));
     let (parts, ()) = request.into_parts();
     let answer =

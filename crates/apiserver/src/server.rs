@@ -128,6 +128,8 @@ impl Server {
             }
         });
         bootstrap::keep(&server);
+        let (this, stop) = (server.clone(), server.stop.clone());
+        server.tasks.spawn("last uses of tokens", crate::authentication::last_used::run(this, stop));
         server.tasks.spawn("event expiry", crate::expiry::run(server.clone(), server.stop.clone()));
         let (this, stop) = (server.clone(), server.stop.clone());
         server.tasks.spawn("custom resource definitions", custom::controller::run(this, stop));

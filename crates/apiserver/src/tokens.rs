@@ -129,7 +129,7 @@ impl Tokens {
     }
 
     /// A signed token.
-    pub fn sign(&self, claims: &Claims) -> String {
+    pub fn sign(&self, claims: &impl Serialize) -> String {
         let header = json!({"alg": "ES256", "kid": self.key_id});
         let claims = serde_json::to_vec(claims).expect("claims are plain data");
         let mut token = URL_SAFE_NO_PAD.encode(header.to_string());

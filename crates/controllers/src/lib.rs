@@ -15,6 +15,7 @@ pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod garbage_collector;
 pub mod job;
+pub mod legacy_service_account_token_cleaner;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -68,6 +69,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     endpointslice::CONTROLLER,
     endpointslicemirroring::CONTROLLER,
     job::CONTROLLER,
+    legacy_service_account_token_cleaner::CONTROLLER,
     namespace::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Who signs such tokens.
 const ISSUER: &str = "kubernetes/serviceaccount";
 /// A token that was found unused is marked so before its secret goes.
-const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
+pub const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
 /// What such a token says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,9 +44,17 @@ impl LegacyClaims {
 /// Whether a secret still holds the token.
 pub fn holds(secret: &Value, token: &str) -> bool {
     let held = secret["data"]["token"].as_str().and_then(|held| STANDARD.decode(held).ok());
-    secret["metadata"]["deletionTimestamp"].is_null()
-        && secret["metadata"]["labels"][INVALID_SINCE].is_null()
-        && held.is_some_and(|held| held == token.as_bytes())
+    secret["metadata"]["deletionTimestamp"].is_null() && held.is_some_and(|held| held == token.as_bytes())
+}
+
+/// Whether a secret was found unused, and its token is let in no more.
+pub fn is_invalidated(secret: &Value) -> bool {
+    secret["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty())
+}
+
+/// Whether the account lists the secret: an older cluster made it by itself.
+pub fn is_auto_generated(account: &Value, secret: &str) -> bool {
+    account["secrets"].as_array().is_some_and(|listed| listed.iter().any(|one| one["name"] == secret))
 }
 
 #[cfg(test)]
@@ -75,6 +83,6 @@ mod tests {
         let mut secret = json!({"metadata": {}, "data": {"token": STANDARD.encode("jwt")}});
         assert!(holds(&secret, "jwt") && !holds(&secret, "older"));
         secret["metadata"]["labels"] = json!({ INVALID_SINCE: "2030-01-01" });
-        assert!(!holds(&secret, "jwt"));
+        assert!(holds(&secret, "jwt") && is_invalidated(&secret));
     }
 }

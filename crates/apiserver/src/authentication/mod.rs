@@ -6,6 +6,7 @@
 mod bootstrap_token;
 pub mod certificate;
 pub(crate) mod impersonation;
+pub mod last_used;
 pub mod legacy_token;
 pub mod review;
 pub mod static_tokens;
@@ -16,12 +17,17 @@ use std::sync::Arc;
 
 use api::{ApiError, Key, Reason, resources};
 use base::SharedClock;
+use base::metrics::Counters;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 pub use self::certificate::ClientCertificate;
+use self::last_used::Uses;
+use self::legacy_token::LegacyClaims;
 use self::static_tokens::StaticTokens;
+use crate::request::notes::Notes;
 use crate::tokens::{Claims, Reference, TokenError, Tokens};
 use crate::watch_cache::Caches;
 
@@ -100,12 +106,35 @@ pub struct Authenticator {
     static_tokens: StaticTokens,
     caches: Arc<Caches>,
     clock: SharedClock,
+    uses: Uses,
 }
+
+/// What uses of tokens that secrets hold are counted by.
+pub(crate) static AUTO_TOKENS: Counters<0> = Counters::counters(
+    "serviceaccount_legacy_auto_token_uses_total",
+    "Cumulative auto-generated legacy tokens used",
+    [],
+);
+pub(crate) static MANUAL_TOKENS: Counters<0> = Counters::counters(
+    "serviceaccount_legacy_manual_token_uses_total",
+    "Cumulative manually created legacy tokens used",
+    [],
+);
+pub(crate) static INVALID_TOKENS: Counters<0> = Counters::counters(
+    "serviceaccount_invalid_legacy_auto_token_uses_total",
+    "Cumulative invalid auto-generated legacy tokens used",
+    [],
+);
 
 impl Authenticator {
     /// Checks tokens against a file's and against the objects in `caches`.
     pub fn new(tokens: Arc<Tokens>, static_tokens: StaticTokens, caches: Arc<Caches>, clock: SharedClock) -> Self {
-        Self { tokens, static_tokens, caches, clock }
+        Self { tokens, static_tokens, caches, clock, uses: Uses::default() }
+    }
+
+    /// What is told of the tokens that secrets hold.
+    pub(crate) fn uses(&self) -> &Uses {
+        &self.uses
     }
 
     /// The sender of a request to `path`. `certificate` is the client's own, which TLS has verified against the client CA.
@@ -115,13 +144,14 @@ impl Authenticator {
         certificate: Option<&ClientCertificate>,
         path: &str,
         headers: &mut HeaderMap,
+        notes: &Notes,
     ) -> Result<Arc<UserInfo>, ApiError> {
         if let Some(certificate) = certificate {
             return certificate.user(self.clock.now());
         }
         if let Some(token) = bearer_token(headers)? {
             let audiences = [self.tokens.issuer().to_owned()];
-            return match self.token(&token, &audiences).await? {
+            return match self.token(&token, &audiences, notes).await? {
                 Ok((user, _)) => Ok(Arc::new(user)),
                 Err(error) => {
                     tracing::debug!(%error, "refused a bearer token");
@@ -138,6 +168,7 @@ impl Authenticator {
         &self,
         token: &str,
         audiences: &[String],
+        notes: &Notes,
     ) -> Result<Result<(UserInfo, Vec<String>), TokenError>, ApiError> {
         let user = match self.static_tokens.user(token) {
             Some(user) => (**user).clone(),
@@ -146,7 +177,7 @@ impl Authenticator {
                     Some(user) => user,
                     None => return Ok(Err(TokenError::Invalid)),
                 },
-                None => return self.service_account_token(token, audiences).await,
+                None => return self.service_account_token(token, audiences, notes).await,
             },
         };
         // Such tokens name no audience: they are for this server.
@@ -177,11 +208,12 @@ impl Authenticator {
         &self,
         token: &str,
         audiences: &[String],
+        notes: &Notes,
     ) -> Result<Result<(UserInfo, Vec<String>), TokenError>, ApiError> {
         let now = self.clock.now();
         let (claims, audiences) = match self.tokens.verify(token, audiences, now) {
             Ok(valid) => valid,
-            Err(TokenError::Invalid) => return self.legacy_token(token, audiences).await,
+            Err(TokenError::Invalid) => return self.legacy_token(token, audiences, notes).await,
             Err(error) => return Ok(Err(error)),
         };
         let bound = &claims.kubernetes;
@@ -217,16 +249,20 @@ impl Authenticator {
         &self,
         token: &str,
         audiences: &[String],
+        notes: &Notes,
     ) -> Result<Result<(UserInfo, Vec<String>), TokenError>, ApiError> {
         let Some(claims) = self.tokens.legacy(token) else { return Ok(Err(TokenError::Invalid)) };
         let account = Reference { name: claims.account.clone(), uid: claims.uid.clone() };
         let cache = self.caches.of(resources::SECRETS).await?;
         // A secret that was deleted or given another token a moment ago counts.
         self.caches.fresh().await;
-        let secret = cache.get(&Key::new(claims.namespace.as_str(), claims.secret.as_str()));
-        let held = secret.is_some_and(|secret| legacy_token::holds(&secret.to_value(), token));
+        let key = Key::new(claims.namespace.as_str(), claims.secret.as_str());
+        let secret = cache.get(&key).map(|secret| secret.to_value());
+        let Some(secret) = secret.filter(|secret| legacy_token::holds(secret, token)) else {
+            return Ok(Err(TokenError::Invalid));
+        };
         let now = self.clock.now();
-        if !held || !self.exists(resources::SERVICE_ACCOUNTS, &claims.namespace, &account, now).await? {
+        if !self.exists(resources::SERVICE_ACCOUNTS, &claims.namespace, &account, now).await? {
             return Ok(Err(TokenError::Invalid));
         }
         // Such tokens name no audience: they are for this server.
@@ -234,9 +270,46 @@ impl Authenticator {
         if !audiences.iter().any(|audience| audience == own) {
             return Ok(Err(TokenError::Audience));
         }
+        if !self.note_use(&claims, &key, &secret, notes).await? {
+            return Ok(Err(TokenError::Invalid));
+        }
         let mut user = UserInfo::service_account(&claims.namespace, &claims.account);
         user.uid = claims.uid;
         Ok(Ok((user, vec![own.to_owned()])))
+    }
+
+    /// Writes down that a secret's token is used. False where it is let in no more.
+    async fn note_use(
+        &self,
+        claims: &LegacyClaims,
+        key: &Key,
+        secret: &Value,
+        notes: &Notes,
+    ) -> Result<bool, ApiError> {
+        let annotate =
+            |what: &str, value: String| notes.annotate(format!("authentication.k8s.io/legacy-token-{what}"), value);
+        let now = self.clock.now();
+        self.uses.tell(key, secret, now);
+        if legacy_token::is_invalidated(secret) {
+            annotate("invalidated", format!("{}/{}", key.name, key.namespace));
+            INVALID_TOKENS.with([]).inc();
+            tracing::debug!(secret = %key, "the token in a secret has been marked invalid");
+            return Ok(false);
+        }
+        let accounts = self.caches.of(resources::SERVICE_ACCOUNTS).await?;
+        let account = accounts.get(&Key::new(claims.namespace.as_str(), claims.account.as_str()));
+        if account.is_some_and(|account| legacy_token::is_auto_generated(&account.to_value(), &claims.secret)) {
+            notes.warn(
+                "Use tokens from the TokenRequest API or manually created secret-based tokens instead of auto-generated \
+                 secret-based tokens.",
+            );
+            annotate("autogenerated-secret", claims.secret.clone());
+            AUTO_TOKENS.with([]).inc();
+        } else {
+            annotate("manual-secret", claims.secret.clone());
+            MANUAL_TOKENS.with([]).inc();
+        }
+        Ok(true)
     }
 
     async fn exists(

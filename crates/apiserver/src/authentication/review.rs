@@ -14,7 +14,7 @@ use crate::registry::Context;
 /// Answers a posted `TokenReview`.
 pub fn token_review<'a>(
     server: &'a Arc<Server>,
-    _context: &'a Context<'a>,
+    context: &'a Context<'a>,
     _key: &'a Key,
     mut review: Value,
 ) -> BoxFuture<'a, Result<Value, ApiError>> {
@@ -29,7 +29,7 @@ pub fn token_review<'a>(
         if audiences.is_empty() {
             audiences.push(access.tokens.issuer().to_owned());
         }
-        review["status"] = match access.authenticator.token(&token, &audiences).await? {
+        review["status"] = match access.authenticator.token(&token, &audiences, context.notes).await? {
             Ok((user, audiences)) => {
                 json!({"authenticated": true, "user": user_info(&user), "audiences": audiences})
             }

@@ -403,26 +403,26 @@ async fn a_token_lives_as_long_as_its_account_and_pod() {
         nbf: now,
         sub: "system:serviceaccount:default:bot".to_owned(),
     });
-    let (user, _) = access.authenticator.token(&token, &audiences).await.unwrap().unwrap();
+    let (user, _) = access.authenticator.token(&token, &audiences, &NOTES).await.unwrap().unwrap();
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:default:bot", "a"));
     assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]);
     assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
     // Another pod of the same name is not the one that the token was for.
     fixture.put(resources::PODS, &object("p", "2")).await;
-    assert_eq!(access.authenticator.token(&token, &audiences).await.unwrap(), Err(TokenError::Invalid));
+    assert_eq!(access.authenticator.token(&token, &audiences, &NOTES).await.unwrap(), Err(TokenError::Invalid));
     fixture.put(resources::PODS, &object("p", "1")).await;
-    assert!(access.authenticator.token(&token, &audiences).await.unwrap().is_ok());
+    assert!(access.authenticator.token(&token, &audiences, &NOTES).await.unwrap().is_ok());
     fixture.delete(resources::SERVICE_ACCOUNTS, &Key::new("default", "bot")).await;
-    assert_eq!(access.authenticator.token(&token, &audiences).await.unwrap(), Err(TokenError::Invalid));
+    assert_eq!(access.authenticator.token(&token, &audiences, &NOTES).await.unwrap(), Err(TokenError::Invalid));
     let mut headers = http::HeaderMap::new();
     headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-    let refused = access.authenticator.authenticate(None, "/healthz", &mut headers).await.unwrap_err();
+    let refused = access.authenticator.authenticate(None, "/healthz", &mut headers, &NOTES).await.unwrap_err();
     assert_eq!(refused.code, 401, "a bad credential is refused even where none is needed");
     assert_eq!(
-        access.authenticator.authenticate(None, "/healthz", &mut headers).await.unwrap(),
+        access.authenticator.authenticate(None, "/healthz", &mut headers, &NOTES).await.unwrap(),
         UserInfo::anonymous().into()
     );
-    assert_eq!(access.authenticator.authenticate(None, "/api", &mut headers).await.unwrap_err().code, 401);
+    assert_eq!(access.authenticator.authenticate(None, "/api", &mut headers, &NOTES).await.unwrap_err().code, 401);
 }
 
 #[tokio::test]

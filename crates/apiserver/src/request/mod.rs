@@ -121,7 +121,7 @@ struct Asked {
 }
 
 async fn answer(server: &Arc<Server>, mut asked: Asked, streams: bool) -> Result<Answer, ApiError> {
-    let sender = authenticate(server, &mut asked.request, &asked.info).await?;
+    let sender = authenticate(server, &mut asked.request, &asked.info, &asked.notes).await?;
     server.audit.received(&asked.notes, &sender);
     let user = impersonate(server, sender, &asked.request.parts.headers)?;
     if let Some(trail) = asked.notes.trail() {
@@ -328,12 +328,17 @@ fn no_such_path() -> ApiError {
     error
 }
 
-async fn authenticate(server: &Server, request: &mut Request, info: &RequestInfo) -> Result<Arc<UserInfo>, ApiError> {
+async fn authenticate(
+    server: &Server,
+    request: &mut Request,
+    info: &RequestInfo,
+    notes: &Notes,
+) -> Result<Arc<UserInfo>, ApiError> {
     match &request.origin {
         Origin::Component(user) => Ok(user.clone()),
         Origin::Connection(certificate, _) => {
             let authenticator = &server.access.authenticator;
-            authenticator.authenticate(certificate.as_deref(), &info.path, &mut request.parts.headers).await
+            authenticator.authenticate(certificate.as_deref(), &info.path, &mut request.parts.headers, notes).await
         }
     }
 }

@@ -93,3 +93,56 @@ async fn a_node_reaches_its_own_pods_objects_only() {
     let (code, answer) = cluster.as_user(&mine, Method::PUT, path, status).await;
     assert_eq!((code, &answer["status"]["phase"]), (StatusCode::OK, &json!("Running")), "{answer}");
 }
+
+/// Tokens that secrets hold are let in, and the day of their last use is written down, until they are marked invalid.
+#[tokio::test]
+async fn uses_of_tokens_in_secrets_are_tracked() {
+    let cluster = Cluster::start().await;
+    let map = "/api/v1/namespaces/kube-system/configmaps/kube-apiserver-legacy-service-account-token-tracking";
+    assert_eq!(cluster.get(map).await["data"], json!({"since": "2030-01-01"}));
+    let account = json!({"metadata": {"name": "bot"}, "secrets": [{"name": "old"}]});
+    let account = cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let of = |secret: &str| {
+        cluster.server.access().tokens.sign(&json!({"iss": "kubernetes/serviceaccount",
+            "sub": "system:serviceaccount:default:bot", "kubernetes.io/serviceaccount/namespace": "default",
+            "kubernetes.io/serviceaccount/secret.name": secret, "kubernetes.io/serviceaccount/service-account.name": "bot",
+            "kubernetes.io/serviceaccount/service-account.uid": account["metadata"]["uid"]}))
+    };
+    let mut events = cluster.watch("/api/v1/namespaces/default/secrets?watch=1").await;
+    for (name, warning) in [("old", true), ("own", false)] {
+        let token = of(name);
+        let secret = json!({"metadata": {"name": name, "annotations": {"kubernetes.io/service-account.name": "bot"}},
+            "type": "kubernetes.io/service-account-token", "stringData": {"token": token}});
+        cluster.post("/api/v1/namespaces/default/secrets", secret).await;
+        let review = json!({"spec": {"token": token}}).to_string();
+        let request =
+            Request::post("/apis/authentication.k8s.io/v1/tokenreviews").header("content-type", "application/json");
+        let answer = cluster.send(request.body(review.into()).unwrap()).await;
+        let warned = answer.headers().get("warning").and_then(|text| text.to_str().ok()).unwrap_or_default().to_owned();
+        assert_eq!(warned.contains("Use tokens from the TokenRequest API"), warning, "{name}: {warned}");
+        let review: Value = serde_json::from_slice(&read(answer.into_body()).await).unwrap();
+        assert_eq!(review["status"]["user"]["username"], "system:serviceaccount:default:bot");
+        let labelled = loop {
+            let event = events.next().await.unwrap();
+            if event["type"] == "MODIFIED" {
+                break event["object"]["metadata"].clone();
+            }
+        };
+        assert_eq!(
+            (&labelled["name"], &labelled["labels"]),
+            (&json!(name), &json!({"kubernetes.io/legacy-token-last-used": "2030-01-01"}))
+        );
+    }
+    let mark = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": "2029-12-31"}}});
+    cluster.call(Method::PATCH, "/api/v1/namespaces/default/secrets/own", &mark).await;
+    let review = json!({"spec": {"token": of("own")}});
+    let review = cluster.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
+    assert_eq!(review["status"]["authenticated"], json!(false));
+    // Since when uses are watched is known for good.
+    let mut maps = cluster.watch("/api/v1/namespaces/kube-system/configmaps?watch=1").await;
+    let wrong = json!({"data": {"since": "lately"}});
+    assert_eq!(cluster.call(Method::PATCH, map, &wrong).await.0, StatusCode::OK);
+    while maps.next().await.unwrap()["object"]["data"]["since"] != "2030-01-01" {}
+    while maps.next().await.unwrap()["object"]["data"]["since"] != "lately" {}
+    while maps.next().await.unwrap()["object"]["data"]["since"] != "2030-01-01" {}
+}

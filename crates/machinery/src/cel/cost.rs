@@ -12,6 +12,7 @@ use super::value::{List, Opaque, Table, Value};
 pub(super) const LIST: u64 = 10;
 pub(super) const MAP: u64 = 30;
 pub(super) const MESSAGE: u64 = 40;
+const CHECK: u64 = 350_000;
 const TRAVERSAL: f64 = 0.1;
 const PATTERN: f64 = 0.25;
 /// How long the pattern of a named format is at most.
@@ -60,6 +61,9 @@ pub(super) enum Cost {
     ContainsIp,
     ContainsCidr,
     Validate,
+    /// One question about what somebody may do: an expression has two.
+    Check,
+    Selector,
 }
 
 /// At least and at most: of a size or a cost.
@@ -163,6 +167,8 @@ pub(super) fn actual(cost: Cost, args: &[Value<'_>], meter: &Meter) -> Result<u6
             let pattern = functions::pattern_length(&args[0]);
             scaled(1.0 + size(1) as f64, TRAVERSAL).saturating_mul(scaled(pattern as f64, PATTERN))
         }
+        Cost::Check => CHECK,
+        Cost::Selector => selector(Range::of(size(1))).max,
     })
 }
 
@@ -299,8 +305,16 @@ pub(super) fn estimate(cost: Cost, overload: &Overload, parts: &Parts<'_>) -> (R
             let masked = Range { min: 4, max: 16 }.scaled(TRAVERSAL).plus(Range::of(1));
             (contains_ip(overload, arg(0)).plus(masked), None)
         }
+        Cost::Check => (Range::of(CHECK), None),
+        Cost::Selector => (selector(arg(0)), None),
         Cost::Validate => (arg(0).scaled(TRAVERSAL).scaled(FORMAT_PATTERN * PATTERN), None),
     }
+}
+
+/// What it costs to read a selector of a length: a requirement takes two characters at least.
+fn selector(length: Range) -> Range {
+    let requirements = length.scaled(0.5).scaled((LIST + MESSAGE) as f64);
+    Range::of(LIST).plus(length.scaled(TRAVERSAL)).plus(requirements)
 }
 
 fn cost_is_find(overload: &Overload) -> bool {

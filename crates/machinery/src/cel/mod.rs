@@ -5,8 +5,7 @@
 //! here takes more than its limits, whatever a stranger writes: length, depth, copies by macros, cost.
 //!
 //! Public behaviour: the CEL specification; its messages, costs and extensions are those of cel-go as Kubernetes uses it
-//! (`k8s.io/apiserver/pkg/cel`). Left out: making messages (`Type{field: value}`), since objects come from JSON, and the
-//! authorizer's library.
+//! (`k8s.io/apiserver/pkg/cel`). Left out: making messages (`Type{field: value}`), since objects come from JSON.
 
 mod ast;
 mod check;
@@ -34,8 +33,14 @@ mod tests;
 pub use self::declared::{ANY, Declared, REQUEST_BYTES_MAX};
 pub use self::error::Issues;
 pub use self::eval::EvalError;
+pub use self::functions::authorizer::{Authority, Question, Verdict};
 pub use self::types::Type;
 pub use self::value::{List, Text, Value};
+
+/// The type of the variable `authorizer`.
+pub const AUTHORIZER_TYPE: Type = Type::Opaque(functions::AUTHORIZER);
+/// The type of the variable `authorizer.requestResource`.
+pub const REQUEST_RESOURCE_TYPE: Type = Type::Opaque(functions::RESOURCE_CHECK);
 
 /// What one evaluation of one expression may cost: about a tenth of a second.
 pub const CALL_COST_MAX: u64 = 1_000_000;

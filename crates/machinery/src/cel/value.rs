@@ -95,6 +95,10 @@ pub enum Opaque {
     Semver(super::functions::semver::Semver),
     /// `kubernetes.NamedFormat`, by its name.
     Format(&'static str),
+    /// A question about what somebody may do, on its way.
+    Asking(super::functions::authorizer::Asking),
+    /// `kubernetes.authorization.Decision`
+    Verdict(super::functions::authorizer::Verdict),
 }
 
 impl Opaque {
@@ -108,6 +112,8 @@ impl Opaque {
             Self::Url(_) => of::URL,
             Self::Semver(_) => of::SEMVER,
             Self::Format(_) => of::FORMAT,
+            Self::Asking(asking) => asking.type_name(),
+            Self::Verdict(_) => of::DECISION,
         }
     }
 

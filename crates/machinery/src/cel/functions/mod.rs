@@ -3,6 +3,7 @@
 //! Which there are, and under which signatures, is what Kubernetes 1.36 puts into its environment. To add a library, write
 //! its table and one line in [`LIBRARIES`].
 
+pub(super) mod authorizer;
 mod conversions;
 mod format;
 mod ip;
@@ -33,6 +34,11 @@ pub(super) const CIDR: &str = "net.CIDR";
 pub(super) const URL: &str = "kubernetes.URL";
 pub(super) const SEMVER: &str = "kubernetes.Semver";
 pub(super) const FORMAT: &str = "kubernetes.NamedFormat";
+pub(super) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
+pub(super) const PATH_CHECK: &str = "kubernetes.authorization.PathCheck";
+pub(super) const GROUP_CHECK: &str = "kubernetes.authorization.GroupCheck";
+pub(super) const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
+pub(super) const DECISION: &str = "kubernetes.authorization.Decision";
 
 pub(super) use self::format::pattern_length;
 pub(super) use self::operators::{insert, shown};
@@ -54,6 +60,7 @@ static LIBRARIES: &[&[Function]] = &[
     ip::FUNCTIONS,
     format::FUNCTIONS,
     semver::FUNCTIONS,
+    authorizer::FUNCTIONS,
 ];
 
 /// The function of that name.

@@ -1,5 +1,6 @@
 //! Expressions by table: what they come to, what is said of wrong ones, what they cost, and that none goes on for ever.
 
+mod authorizer;
 mod costs;
 mod hostile;
 mod language;
