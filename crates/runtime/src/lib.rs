@@ -9,6 +9,7 @@
 pub mod embedded;
 pub mod images;
 mod records;
+pub mod registry;
 mod seccomp;
 pub mod shim;
 mod spec;

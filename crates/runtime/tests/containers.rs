@@ -67,6 +67,7 @@ impl Node {
             shim: PathBuf::from(env!("CARGO_BIN_EXE_timonier-shim")),
             network: self.network.clone(),
             cgroup_root: self.cgroup_root.clone(),
+            registries: runtime::registry::Config::default(),
             clock: Arc::new(SystemClock),
             stop: self.stop.clone(),
         };

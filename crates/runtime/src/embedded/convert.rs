@@ -147,7 +147,7 @@ pub(super) fn image(image: &Image) -> v1::Image {
         uid: uid.map(|value| v1::Int64Value { value }),
         username: if uid.is_some() { String::new() } else { user.to_owned() },
         spec: None,
-        pinned: false,
+        pinned: image.pinned,
     }
 }
 

@@ -26,6 +26,7 @@ pub use reset::{ResetError, remove_all};
 
 use crate::images::{self, Store, StoreError};
 use crate::records::RecordError;
+use crate::registry::{self, Registries};
 use crate::shim::protocol::Request;
 use state::{Container, Known, Sandbox};
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub network: Arc<dyn PodNetwork>,
     /// The control group that pods without a parent of their own, and all shims, are below: `timonier`.
     pub cgroup_root: String,
+    /// Where images come from.
+    pub registries: registry::Config,
     /// Time stamps.
     pub clock: SharedClock,
     /// Ends the runtime's own tasks; pods go on.
@@ -84,6 +87,7 @@ pub enum OpenError {
 pub struct Embedded {
     config: Config,
     images: Arc<Store>,
+    registries: Registries,
     cgroups: Cgroups,
     known: Mutex<Known>,
     events: broadcast::Sender<ContainerChange>,
@@ -122,6 +126,7 @@ impl Embedded {
         let cgroups = Cgroups::detect().map_err(OpenError::Cgroups)?;
         let runtime = Arc::new_cyclic(|this| Self {
             images: Arc::new(images),
+            registries: Registries::new(config.registries.clone()),
             cgroups,
             this: this.clone(),
             known: Mutex::default(),
@@ -362,15 +367,9 @@ impl Runtime for Embedded {
         Ok(self.find_image(image).await?.as_ref().map(convert::image))
     }
 
-    async fn pull_image(&self, image: &str, _auth: Option<v1::AuthConfig>) -> Result<String, RuntimeError> {
-        match self.find_image(image).await? {
-            Some(found) => Ok(found.reference()),
-            None => Err(RuntimeError::Failed {
-                action: format!("pull image {image:?}"),
-                source: "this runtime has no registry client yet; bring the image with `timonier image import FILE`"
-                    .into(),
-            }),
-        }
+    async fn pull_image(&self, image: &str, auth: Option<v1::AuthConfig>) -> Result<String, RuntimeError> {
+        let pulled = self.registries.pull(&self.images, image, auth.as_ref()).await;
+        Ok(pulled.map_err(failed(format!("pull image {image:?}")))?.id)
     }
 
     async fn remove_image(&self, image: &str) -> Result<(), RuntimeError> {

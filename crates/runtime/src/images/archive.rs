@@ -1,10 +1,12 @@
 //! Image archives as other tools write them: OCI image layouts and `docker save`, as a tar, plain or compressed. Read once
 //! from front to back into a spool directory, every file hashed on the way, then interpreted.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -52,11 +54,11 @@ pub enum ArchiveError {
 
 /// A file of the archive, spooled.
 #[derive(Debug, Clone)]
-pub(super) struct Spooled {
-    pub(super) path: PathBuf,
+pub(crate) struct Spooled {
+    pub(crate) path: PathBuf,
     /// Hexadecimal SHA-256.
-    pub(super) sha256: String,
-    pub(super) size: u64,
+    pub(crate) sha256: String,
+    pub(crate) size: u64,
 }
 
 /// An archive on disk.
@@ -66,16 +68,18 @@ pub(super) struct Spool {
     links: BTreeMap<String, String>,
 }
 
-/// One image of an archive.
+/// One image of an archive or a registry.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) names: BTreeSet<String>,
+pub(crate) struct Found {
+    pub(crate) names: BTreeSet<String>,
+    /// Names with digests, beside those that its names have by its manifest.
+    pub(crate) digests: BTreeSet<String>,
     /// Digest of its manifest, where it has one.
-    pub(super) manifest: Option<String>,
-    pub(super) config: Vec<u8>,
-    pub(super) config_digest: String,
+    pub(crate) manifest: Option<String>,
+    pub(crate) config: Vec<u8>,
+    pub(crate) config_digest: String,
     /// Lowest first, possibly compressed.
-    pub(super) layers: Vec<Spooled>,
+    pub(crate) layers: Vec<Spooled>,
 }
 
 /// What is the beginning of a compressed stream.
@@ -115,7 +119,56 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+/// Bytes that an archive's reader may take between two entries: headers, long names, extended attributes. They are held in
+/// memory, so that without this limit a name of some gigabytes (which compresses to nothing) would take them.
+const HEADERS_BYTES_MAX: u64 = 4 << 20;
+
+/// Counts what is read, and stops at what is left.
+pub(super) struct Budgeted<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+/// The other end of a [`Budgeted`] reader.
+pub(super) struct Budget(Rc<Cell<u64>>);
+
+impl<R> Budgeted<R> {
+    pub(super) fn new(inner: R) -> (Self, Budget) {
+        let left = Rc::new(Cell::new(u64::MAX));
+        (Self { inner, left: left.clone() }, Budget(left))
+    }
+}
+
+impl<R: Read> Read for Budgeted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::other(format!("the headers of an entry have more than {HEADERS_BYTES_MAX} bytes")));
+        }
+        let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = self.inner.read(&mut buffer[..count])?;
+        self.left.set(left.saturating_sub(count as u64));
+        Ok(count)
+    }
+}
+
+impl Budget {
+    /// The next entry, within bounds; what the one before has must have been read.
+    pub(super) fn next<T>(&self, entries: &mut impl Iterator<Item = T>) -> Option<T> {
+        self.0.set(HEADERS_BYTES_MAX);
+        let next = entries.next();
+        self.0.set(u64::MAX);
+        next
+    }
+}
+
+/// Reads what nobody wants of an entry, so that it does not count as headers of the next.
+fn drain(entry: &mut impl Read, bytes_left: u64) -> Result<(), ArchiveError> {
+    let read = io::copy(&mut entry.take(bytes_left.saturating_add(1)), &mut io::sink()).map_err(ArchiveError::Read)?;
+    if read > bytes_left { Err(ArchiveError::TooLarge(format!("{ARCHIVE_BYTES_MAX} bytes"))) } else { Ok(()) }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -126,19 +179,24 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 impl Spool {
     /// Reads a whole archive into `directory`.
     pub(super) fn fill(reader: impl Read, directory: &Path) -> Result<Self, ArchiveError> {
-        let mut archive = tar::Archive::new(decompress(reader).map_err(ArchiveError::Read)?);
+        let (reader, budget) = Budgeted::new(decompress(reader).map_err(ArchiveError::Read)?);
+        let mut archive = tar::Archive::new(reader);
         let mut spool = Self { files: BTreeMap::new(), links: BTreeMap::new() };
         let mut bytes_left = ARCHIVE_BYTES_MAX;
-        for entry in archive.entries().map_err(ArchiveError::Read)? {
-            let entry = entry.map_err(ArchiveError::Read)?;
+        let mut entries = archive.entries().map_err(ArchiveError::Read)?;
+        while let Some(entry) = budget.next(&mut entries) {
+            let mut entry = entry.map_err(ArchiveError::Read)?;
             if spool.files.len() + spool.links.len() >= FILES_MAX {
                 return Err(ArchiveError::TooLarge(format!("{FILES_MAX} files")));
             }
-            let Some(name) = plain_name(&entry.path().map_err(ArchiveError::Read)?) else { continue };
+            let Some(name) = plain_name(&entry.path().map_err(ArchiveError::Read)?) else {
+                drain(&mut entry, bytes_left)?;
+                continue;
+            };
             match entry.header().entry_type() {
                 tar::EntryType::Regular | tar::EntryType::Continuous => {
                     let path = directory.join(spool.files.len().to_string());
-                    let spooled = spool_file(entry, path, bytes_left)?;
+                    let spooled = spool_file(&mut entry, path, bytes_left)?;
                     bytes_left = bytes_left.saturating_sub(spooled.size);
                     spool.files.insert(name, spooled);
                 }
@@ -151,6 +209,7 @@ impl Spool {
                 }
                 _ => {}
             }
+            drain(&mut entry, bytes_left)?;
         }
         Ok(spool)
     }
@@ -212,6 +271,7 @@ impl Spool {
             let layers = entry.layers.iter().map(|name| self.file(name).cloned()).collect::<Result<_, _>>()?;
             Ok(Found {
                 names: entry.repo_tags.unwrap_or_default().iter().filter_map(|name| canonical(name)).collect(),
+                digests: BTreeSet::new(),
                 manifest: None,
                 config_digest: format!("sha256:{}", self.file(&entry.config)?.sha256),
                 config,
@@ -261,6 +321,7 @@ impl Spool {
         let layers = manifest.layers.iter().map(|layer| self.blob(&layer.digest).map(|(file, _)| file.clone()));
         found.push(Found {
             names: BTreeSet::new(),
+            digests: BTreeSet::new(),
             manifest: Some(descriptor.digest.clone()),
             config: self.document(&config_name)?,
             config_digest: config.digest,

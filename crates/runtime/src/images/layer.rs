@@ -22,6 +22,17 @@ pub(super) struct Limits {
     pub(super) bytes_max: u64,
 }
 
+/// What may follow an archive's end: tools pad to a block of their tapes.
+pub(super) const TRAILER_BYTES_MAX: u64 = 1 << 20;
+
+impl Limits {
+    /// No more than the disk has: a layer that unpacks to more would take all that is left before it failed.
+    pub(super) fn within(self, directory: &Path) -> Self {
+        let free = rustix::fs::statvfs(directory).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        Self { bytes_max: self.bytes_max.min(free / 20 * 19), ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { entries_max: 2_000_000, bytes_max: 64 << 30 }
@@ -65,10 +76,14 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 pub(super) fn unpack(reader: impl Read, target: &Path, limits: &Limits) -> Result<u64, LayerError> {
     let root =
         Rooted::open(target).map_err(|source| LayerError::Make { path: target.display().to_string(), source })?;
+    let (reader, budget) = super::archive::Budgeted::new(reader);
     let mut archive = Archive::new(reader);
     let mut unpacker = Unpacker { root, limits: *limits, entries: 0, bytes: 0, directory_times: Vec::new() };
-    for entry in archive.entries().map_err(LayerError::Archive)? {
-        unpacker.unpack(entry.map_err(LayerError::Archive)?)?;
+    let mut entries = archive.entries().map_err(LayerError::Archive)?;
+    while let Some(entry) = budget.next(&mut entries) {
+        let mut entry = entry.map_err(LayerError::Archive)?;
+        unpacker.unpack(&mut entry)?;
+        unpacker.skip(&mut entry)?;
     }
     unpacker.set_directory_times()?;
     Ok(unpacker.bytes)
@@ -84,7 +99,17 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    fn unpack<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<(), LayerError> {
+    /// Reads what an entry has beyond what was made of it: a directory, say, with content.
+    fn skip(&mut self, entry: &mut impl Read) -> Result<(), LayerError> {
+        let left = self.limits.bytes_max - self.bytes;
+        self.bytes += io::copy(&mut entry.take(left + 1), &mut io::sink()).map_err(LayerError::Archive)?;
+        if self.bytes > self.limits.bytes_max {
+            return Err(LayerError::TooLarge(format!("{} bytes", self.limits.bytes_max)));
+        }
+        Ok(())
+    }
+
+    fn unpack<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), LayerError> {
         self.entries += 1;
         if self.entries > self.limits.entries_max {
             return Err(LayerError::TooLarge(format!("{} entries", self.limits.entries_max)));
@@ -97,13 +122,13 @@ impl Unpacker {
         }
         let Some(name) = path.file_name().map(ToOwned::to_owned) else {
             // The layer's root itself.
-            return self.set_attributes(&mut entry, &path, None).map_err(make);
+            return self.set_attributes(entry, &path, None).map_err(make);
         };
         let parent = self.root.make_dirs(path.parent().unwrap_or(Path::new(""))).map_err(make)?;
         if name.as_bytes().starts_with(WHITEOUT) {
             return white_out(parent.as_fd(), name.as_bytes()).map_err(make);
         }
-        self.make_entry(&mut entry, &path, parent.as_fd(), &name).map_err(|error| match error {
+        self.make_entry(entry, &path, parent.as_fd(), &name).map_err(|error| match error {
             MakeError::Layer(error) => error,
             MakeError::Io(source) => make(source),
         })
@@ -431,6 +456,24 @@ mod tests {
             let count = rustix::fs::getxattr(path(directory), OPAQUE, &mut value).unwrap();
             assert_eq!(&value[..count], b"y", "{directory}");
         }
+    }
+
+    /// A name of some gigabytes, which compresses to nothing, was read into memory.
+    #[test]
+    fn headers_are_bounded() {
+        let target = tempfile::tempdir().unwrap();
+        let long = vec![b'a'; 5 << 20];
+        let bytes = layer(|builder| {
+            add(builder, EntryType::GNULongName, "././@LongLink", "", &long);
+            add(builder, EntryType::Regular, "a", "", b"x");
+        });
+        let error = unpack(bytes.as_slice(), target.path(), &Limits::default()).unwrap_err();
+        assert!(base::chain(&error).contains("more than 4194304 bytes"), "{}", base::chain(&error));
+        // What a directory's entry carries is neither a header nor free.
+        let bytes = layer(|builder| add(builder, EntryType::Directory, "d", "", &long));
+        unpack(bytes.as_slice(), target.path(), &Limits::default()).unwrap();
+        let error = unpack(bytes.as_slice(), target.path(), &Limits { entries_max: 9, bytes_max: 9 }).unwrap_err();
+        assert!(matches!(error, LayerError::TooLarge(_)), "{error}");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //! images/index.json           all images, replaced whole and synced
-//! images/import.lock          held by whoever imports or removes; readers need no lock
+//! images/import.lock          held by whoever changes the index or removes layers; readers need no lock
+//! images/work.lock            shared by whoever has unfinished files below images/spool or layers
+//! images/folder.json          which archives of the folder were imported
 //! images/blobs/sha256/HEX     configurations and manifests, as they came
 //! layers/NAME/                a layer, unpacked; NAME is the first half of its digest
 //! ```
@@ -12,6 +14,7 @@
 //! needs it. Compressed layers are not kept: an unpacked one is all that a container needs, and half the disk.
 
 mod archive;
+mod folder;
 mod layer;
 mod reference;
 
@@ -25,9 +28,13 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use archive::ArchiveError;
+pub use folder::Imported;
 pub use layer::LayerError;
 use layer::Limits;
 pub use reference::{Reference, ReferenceError};
+
+pub(crate) use archive::{Found, Spooled, hex};
+pub(crate) use reference::is_digest;
 
 use crate::records::{self, ContainerRecord, Durability};
 
@@ -65,6 +72,19 @@ pub struct Image {
     pub layers: Vec<String>,
     /// What its containers run.
     pub config: ImageConfig,
+    /// The configuration's own bytes, on the way into the store.
+    #[serde(skip)]
+    config_bytes: Option<Vec<u8>>,
+    /// Whether it was imported: such an image may be nowhere else, and is never collected as garbage.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// How an image came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Archive,
+    Registry,
 }
 
 /// What an image says about its containers. The image specification defines the fields.
@@ -152,6 +172,9 @@ pub enum StoreError {
     /// It names no image.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Somebody removed a layer while it was taken into use.
+    #[error("layer {0} was removed meanwhile; try again")]
+    Vanished(String),
     /// It runs.
     #[error("image {image} is in use by container {container}")]
     InUse {
@@ -188,15 +211,36 @@ impl Store {
 
     /// Imports the images of an archive. All of them are there afterwards, or none.
     pub fn import(&self, archive: impl Read) -> Result<Vec<ImageSummary>, StoreError> {
-        let spool = self.unique("images/spool")?;
-        std::fs::create_dir(&spool.0).map_err(file_error("make", &spool.0))?;
-        let filled = archive::Spool::fill(archive, &spool.0)?;
-        let found = filled.images()?;
-        let _lock = self.lock(FlockOperation::LockExclusive)?;
-        let mut index = Index::clone(&*self.index()?);
-        let (mut summaries, mut unpacked) = (Vec::new(), Vec::new());
+        let spool = self.spool()?;
+        let filled = archive::Spool::fill(archive, spool.path())?;
+        self.add(filled.images()?, Origin::Archive)
+    }
+
+    /// A directory for what is to be added; it goes when this does.
+    pub(crate) fn spool(&self) -> Result<SpoolDirectory, StoreError> {
+        let working = self.work()?;
+        let directory = self.unique("images/spool")?;
+        std::fs::create_dir(&directory.0).map_err(file_error("make", &directory.0))?;
+        Ok(SpoolDirectory { directory, _working: working })
+    }
+
+    /// Unpacks images and enters them: all of them, or none.
+    pub(crate) fn add(&self, found: Vec<archive::Found>, origin: Origin) -> Result<Vec<ImageSummary>, StoreError> {
+        let _working = self.work()?;
+        let (mut images, mut unpacked) = (Vec::new(), Vec::new());
         for image in found {
-            let image = self.prepare(image, &mut unpacked)?;
+            images.push(Image { pinned: origin == Origin::Archive, ..self.prepare(image, &mut unpacked)? });
+        }
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        self.commit_layers(unpacked)?;
+        let mut index = Index::clone(&*self.index()?);
+        let mut summaries = Vec::new();
+        for image in images {
+            // A layer that was there already may have been collected before we held the lock.
+            if let Some(gone) = image.layers.iter().find(|layer| !self.layers_directory().join(layer).exists()) {
+                return Err(StoreError::Vanished(gone.clone()));
+            }
+            self.write_blob(&image.id, image.config_bytes.as_deref().unwrap_or_default())?;
             summaries.push(ImageSummary {
                 id: image.id.clone(),
                 names: image.names.iter().cloned().collect(),
@@ -204,9 +248,16 @@ impl Store {
             });
             index.add(image);
         }
-        self.commit_layers(unpacked)?;
         self.write_index(&index)?;
         Ok(summaries)
+    }
+
+    /// Which layers of an image, by its configuration, are on the disk already.
+    pub(crate) fn present_layers(&self, config: &[u8]) -> Vec<bool> {
+        let digests = serde_json::from_slice::<ConfigFile>(config).map(|file| file.rootfs.diff_ids).unwrap_or_default();
+        let present =
+            |digest: &String| reference::is_digest(digest) && self.layers_directory().join(layer_name(digest)).exists();
+        digests.iter().map(present).collect()
     }
 
     /// All images.
@@ -260,7 +311,7 @@ impl Store {
             if !reference::is_digest(digest) {
                 return Err(damaged(format!("it names a layer {digest:?}, which is no digest")));
             }
-            let name = digest["sha256:".len()..][..LAYER_NAME_DIGITS].to_owned();
+            let name = layer_name(digest).to_owned();
             size += self.prepare_layer(&found.config_digest, digest, &name, layer, unpacked)?;
             layers.push(name);
         }
@@ -268,17 +319,20 @@ impl Store {
             // An overlay needs a lower layer: an image from nothing gets an empty one.
             layers.push(self.empty_layer()?);
         }
-        self.write_blob(&found.config_digest, &found.config)?;
         let repositories = found.names.iter().filter_map(|name| Reference::parse(name).ok());
         let manifest = found.manifest.as_ref();
-        let digests = manifest.map(|digest| repositories.map(|name| format!("{}@{digest}", name.repository)).collect());
+        let named = manifest.map(|digest| repositories.map(|name| format!("{}@{digest}", name.repository)).collect());
+        let mut digests: BTreeSet<String> = named.unwrap_or_default();
+        digests.extend(found.digests);
         Ok(Image {
             id: found.config_digest,
             names: found.names,
-            digests: digests.unwrap_or_default(),
+            digests,
             size,
             layers,
             config: file.config.unwrap_or_default(),
+            pinned: false,
+            config_bytes: Some(found.config),
         })
     }
 
@@ -297,7 +351,7 @@ impl Store {
             let text = std::fs::read_to_string(&sizes).unwrap_or_default();
             return Ok(text.trim().parse().unwrap_or(spooled.size));
         }
-        if let Some((_, _)) = unpacked.iter().find(|(_, other)| *other == place) {
+        if unpacked.iter().any(|(_, other)| *other == place) {
             return Ok(0);
         }
         let target = self.unique("layers")?;
@@ -309,12 +363,11 @@ impl Store {
         let file = File::open(&spooled.path).map_err(file_error("open", &spooled.path))?;
         let plain = archive::decompress(file).map_err(|error| failed(LayerError::Archive(error)))?;
         let mut hashing = archive::Hashing::new(plain);
-        let size = layer::unpack(&mut hashing, &target.0, &self.limits).map_err(failed)?;
-        io::copy(&mut hashing, &mut io::sink()).map_err(|error| StoreError::Layer {
-            digest: digest.to_owned(),
-            image: image.to_owned(),
-            source: LayerError::Archive(error),
-        })?;
+        let limits = self.limits.within(&target.0);
+        let size = layer::unpack(&mut hashing, &target.0, &limits).map_err(failed)?;
+        // Behind the end of an archive there may be padding, which counts for the digest; more than that is a bomb.
+        let rest = io::copy(&mut (&mut hashing).take(layer::TRAILER_BYTES_MAX), &mut io::sink());
+        rest.map_err(|error| failed(LayerError::Archive(error)))?;
         let actual = format!("sha256:{}", hashing.finish());
         if actual != digest {
             return Err(StoreError::Damaged {
@@ -343,7 +396,10 @@ impl Store {
             rustix::fs::syncfs(&folder).map_err(|error| file_error("sync", &directory)(error.into()))?;
         }
         for (unfinished, place) in unpacked {
-            std::fs::rename(&unfinished.0, &place).map_err(file_error("rename", &unfinished.0))?;
+            // Another import may have brought the same layer meanwhile: then ours goes.
+            if !place.exists() {
+                std::fs::rename(&unfinished.0, &place).map_err(file_error("rename", &unfinished.0))?;
+            }
         }
         folder.sync_all().map_err(file_error("sync", &directory))
     }
@@ -379,7 +435,16 @@ impl Store {
     }
 
     fn lock(&self, operation: FlockOperation) -> Result<File, StoreError> {
-        let path = self.root.join("images/import.lock");
+        self.lock_file("images/import.lock", operation)
+    }
+
+    /// Held while there are unfinished files, so that nobody takes them for left behind.
+    fn work(&self) -> Result<File, StoreError> {
+        self.lock_file("images/work.lock", FlockOperation::LockShared)
+    }
+
+    fn lock_file(&self, name: &str, operation: FlockOperation) -> Result<File, StoreError> {
+        let path = self.root.join(name);
         let file =
             File::options().create(true).truncate(false).write(true).open(&path).map_err(file_error("open", &path))?;
         rustix::fs::flock(&file, operation).map_err(|error| file_error("lock", &path)(error.into()))?;
@@ -393,7 +458,8 @@ impl Store {
 
     /// Removes what imports that were killed left behind, unless one is at work.
     fn clean(&self) -> Result<(), StoreError> {
-        let Ok(_lock) = self.lock(FlockOperation::NonBlockingLockExclusive) else { return Ok(()) };
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        let Ok(_lock) = self.lock_file("images/work.lock", exclusive) else { return Ok(()) };
         for directory in ["images/spool", "layers"] {
             let directory = self.root.join(directory);
             for entry in std::fs::read_dir(&directory).map_err(file_error("list", &directory))? {
@@ -451,6 +517,7 @@ impl Index {
             Some(known) => {
                 known.names.extend(image.names);
                 known.digests.extend(image.digests);
+                known.pinned |= image.pinned;
             }
             None => {
                 self.images.insert(image.id.clone(), image);
@@ -476,6 +543,24 @@ impl Image {
     /// What status reports as the reference that was used: by digest where one is known.
     pub fn reference(&self) -> String {
         self.digests.first().cloned().unwrap_or_else(|| self.id.clone())
+    }
+}
+
+/// The first half of a layer's digest.
+fn layer_name(digest: &str) -> &str {
+    digest.trim_start_matches("sha256:").get(..LAYER_NAME_DIGITS).unwrap_or_default()
+}
+
+/// A directory for files on their way into the store.
+#[derive(Debug)]
+pub(crate) struct SpoolDirectory {
+    directory: Unfinished,
+    _working: File,
+}
+
+impl SpoolDirectory {
+    pub(crate) fn path(&self) -> &Path {
+        &self.directory.0
     }
 }
 

@@ -125,3 +125,27 @@ fn a_name_moves_to_the_newest_image() {
     assert_eq!(store.find("app").unwrap().unwrap().id, new[0].id);
     assert!(store.find(&old[0].id).unwrap().unwrap().names.is_empty());
 }
+
+#[test]
+fn a_folder_s_archives_are_imported_once_and_again_when_they_change() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let folder = root.path().join("folder");
+    assert!(store.import_folder(&folder).unwrap().is_empty(), "a folder that is not there");
+    std::fs::create_dir(&folder).unwrap();
+    let archive = |text: &[u8]| docker("app", &[&tar_of(&[("a", text)])]);
+    std::fs::write(folder.join("app.tar.gz"), gzip(&archive(b"1"))).unwrap();
+    std::fs::write(folder.join("broken.tar"), b"no archive").unwrap();
+    std::fs::write(folder.join("readme.txt"), b"no archive").unwrap();
+    let done = store.import_folder(&folder).unwrap();
+    let shown: Vec<_> = done.iter().map(|one| (one.path.file_name().unwrap(), one.result.is_ok())).collect();
+    assert_eq!(shown, [("app.tar.gz".as_ref(), true), ("broken.tar".as_ref(), false)]);
+    let first = store.find("app").unwrap().unwrap();
+    assert!(first.pinned, "it may be nowhere else");
+    assert_eq!(store.import_folder(&folder).unwrap().len(), 1, "only the broken one is tried again");
+    std::fs::remove_file(folder.join("broken.tar")).unwrap();
+    std::fs::write(folder.join("app.tar.gz"), archive(b"2")).unwrap();
+    assert_eq!(store.import_folder(&folder).unwrap().len(), 1);
+    assert_ne!(store.find("app").unwrap().unwrap().id, first.id);
+    assert!(store.import_folder(&folder).unwrap().is_empty());
+}

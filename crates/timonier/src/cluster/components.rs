@@ -65,10 +65,27 @@ async fn open_runtime(ground: &Ground, network: LateNetwork) -> Result<Arc<runti
         shim: std::env::current_exe().context("cannot find our own program file")?,
         network: Arc::new(network),
         cgroup_root: ground.data.cgroup(),
+        registries: ground.options.registries(&ground.data)?,
         clock: ground.clock.clone(),
         stop: ground.stop.child(),
     };
-    runtime::Embedded::open(config).await.context("cannot open the container runtime")
+    let runtime = runtime::Embedded::open(config).await.context("cannot open the container runtime")?;
+    import_folder(ground, &runtime).await?;
+    Ok(runtime)
+}
+
+/// The archives in the data directory's `images`. One that cannot be imported does not keep the cluster from starting.
+async fn import_folder(ground: &Ground, runtime: &runtime::Embedded) -> Result<()> {
+    let (store, folder) = (runtime.images(), ground.data.path("images"));
+    let done = tokio::task::spawn_blocking(move || store.import_folder(&folder)).await?;
+    for archive in done.context("cannot import the data directory's images")? {
+        let path = archive.path.display();
+        match archive.result {
+            Ok(images) => tracing::info!(%path, images = images.len(), "imported an archive"),
+            Err(error) => tracing::warn!(%path, error = base::chain(&error), "cannot import an archive"),
+        }
+    }
+    Ok(())
 }
 
 fn controllers(ground: &Arc<Ground>) -> Result<()> {

@@ -42,6 +42,10 @@ pub(crate) struct Options {
     /// pods, reads of secrets].
     #[arg(long, value_name = "FILE")]
     audit_policy_file: Option<PathBuf>,
+    /// Mirrors, certificates and credentials of image registries, as k3s' registries.yaml [default: registries.yaml in the
+    /// data directory, where it is there].
+    #[arg(long, value_name = "FILE")]
+    registries_config: Option<PathBuf>,
 }
 
 /// How many of the cluster's addresses each node gets.
@@ -79,6 +83,31 @@ impl Options {
         let text = std::fs::read_to_string(path);
         let text = text.with_context(|| format!("cannot read the token file {}", path.display()))?;
         StaticTokens::parse(&text).with_context(|| format!("cannot use the token file {}", path.display()))
+    }
+
+    /// Where images come from: the file, and the proxies that the environment names.
+    pub(super) fn registries(&self, data: &DataDir) -> Result<runtime::registry::Config> {
+        let default = data.path("registries.yaml");
+        let path = self.registries_config.as_ref().unwrap_or(&default);
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.registries_config.is_none() => {
+                String::new()
+            }
+            read => read.with_context(|| format!("cannot read the registries' configuration {}", path.display()))?,
+        };
+        let unusable = || format!("cannot use the registries' configuration {}", path.display());
+        let mut config = match text.trim().is_empty() {
+            true => runtime::registry::Config::default(),
+            false => serde_saphyr::from_str(&text).with_context(unusable)?,
+        };
+        config.check().with_context(unusable)?;
+        let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
+        config.proxies = runtime::registry::Proxies {
+            http: variable(["http_proxy", "HTTP_PROXY"]),
+            https: variable(["https_proxy", "HTTPS_PROXY"]),
+            none: variable(["no_proxy", "NO_PROXY"]).unwrap_or_default(),
+        };
+        Ok(config)
     }
 
     /// The address of the Service `kubernetes`: the first of its range.
