@@ -8,9 +8,11 @@
 pub mod v1;
 
 mod network;
+mod reference;
 mod runtime;
 
 pub use network::{AttachRequest, NetworkError, PodNetwork};
+pub use reference::{Reference, ReferenceError, is_digest};
 pub use runtime::{ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError, TerminalSize};
 
 /// Paths that containers see nothing of, unless they are privileged or ask for all of `/proc`: what the kubelet says, and

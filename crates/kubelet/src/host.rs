@@ -10,12 +10,13 @@ use api::typed::core::v1::Pod;
 use base::{Random, SharedClock, Tasks};
 use control::{Cache, Client, EventType, Informers, ObjectReference, Recorder};
 use cri::{ContainerChange, Runtime};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::admission::Demand;
 use crate::identity::Identity;
 use crate::images::Images;
 use crate::resources::Capacity;
+use crate::settings::Settings;
 
 /// The node, as its pod workers see it.
 pub(crate) struct Host {
@@ -34,6 +35,9 @@ pub(crate) struct Host {
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) cluster_domain: String,
     pub(crate) capacity: Capacity,
+    /// What of it pods may ask for.
+    pub(crate) allocatable: Capacity,
+    pub(crate) settings: Settings,
     pub(crate) images: Images,
     /// All services, for the variables that name them.
     pub(crate) services: Cache,
@@ -46,6 +50,8 @@ pub(crate) struct Host {
     pub(crate) changes: broadcast::Sender<ContainerChange>,
     /// What the pods that were let in ask for, by uid.
     pub(crate) admitted: Mutex<BTreeMap<String, Demand>>,
+    /// Told when some of that was given back.
+    pub(crate) released: Notify,
 }
 
 impl Host {

@@ -1,4 +1,4 @@
-//! Brings a container's image to the node as its pull policy says, with back-off after failures.
+//! Brings an image to the node as its pull policy says, with back-off after failures. Reasons and messages are upstream's.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -6,16 +6,13 @@ use std::time::Duration;
 
 use api::typed::core::v1::{Container, Pod};
 use base::chain;
-use base64::Engine;
-use cri::{Runtime, v1};
-use serde_json::Value;
+use cri::{Reference, Runtime, RuntimeError, v1};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::environment::Lookup;
+use crate::pull_secrets::Keyring;
 
-/// Pulls that run at once: each takes bandwidth and disk from the others.
-const PULLS_MAX: usize = 4;
 /// First and longest wait after a failed pull.
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
@@ -31,19 +28,32 @@ pub(crate) enum Policy {
 }
 
 impl Policy {
-    /// The container's policy; without one, `Always` for images that are named without a tag or as `latest`.
-    pub(crate) fn of(spec: &Container) -> Self {
-        match spec.image_pull_policy.as_deref() {
+    /// The policy that is named; without one, `Always` for images that are named without a tag or as `latest`.
+    pub(crate) fn of(named: Option<&str>, image: &str) -> Self {
+        match named {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
             Some("IfNotPresent") => Self::IfNotPresent,
             _ => {
-                let image = spec.image.as_deref().unwrap_or_default();
                 let name = image.rsplit('/').next().unwrap_or(image);
                 let moving = !name.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest");
                 if moving { Self::Always } else { Self::IfNotPresent }
             }
         }
+    }
+}
+
+/// An image that a pod wants: of a container, or of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) policy: Policy,
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn of(spec: &'a Container) -> Self {
+        let image = spec.image.as_deref().unwrap_or_default();
+        Self { image, policy: Policy::of(spec.image_pull_policy.as_deref(), image) }
     }
 }
 
@@ -78,23 +88,35 @@ struct Failure {
 }
 
 impl Images {
-    pub(crate) fn new() -> Self {
-        Self { pulls: Semaphore::new(PULLS_MAX), failures: Mutex::default(), changed: std::sync::Arc::default() }
+    /// Pulls that run at once take bandwidth and disk from each other: no more than `pulls_max`.
+    pub(crate) fn new(pulls_max: usize) -> Self {
+        Self { pulls: Semaphore::new(pulls_max.max(1)), failures: Mutex::default(), changed: std::sync::Arc::default() }
     }
 
-    /// The image of a container, pulled first where the policy says so.
+    /// An image, pulled first where the policy says so.
     pub(crate) async fn ensure(
         &self,
         runtime: &dyn Runtime,
         pod: &Pod,
-        spec: &Container,
+        wanted: Wanted<'_>,
         secrets: &dyn Lookup,
         progress: &dyn Progress,
     ) -> Result<v1::Image, ImageError> {
-        let image = spec.image.as_deref().unwrap_or_default();
-        let policy = Policy::of(spec);
+        let Wanted { image, policy } = wanted;
         let failed = |reason, message: String| ImageError { reason, message, retry_in: BACKOFF_FIRST };
-        let present = runtime.image_status(image).await.map_err(|error| failed("ImageInspectError", chain(&error)))?;
+        let reference = Reference::parse(image).map_err(|error| {
+            let message = format!(
+                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {}",
+                chain(&error)
+            );
+            progress.warning("InspectFailed", &message);
+            failed("InvalidImageName", message)
+        })?;
+        let present = runtime.image_status(image).await.map_err(|error| {
+            let message = format!("Failed to inspect image \"{image}\": {}", chain(&error));
+            progress.warning("InspectFailed", &message);
+            failed("ImageInspectError", message)
+        })?;
         match (policy, present) {
             (Policy::IfNotPresent | Policy::Never, Some(present)) => {
                 let text =
@@ -107,7 +129,7 @@ impl Images {
                 progress.warning("ErrImageNeverPull", &message);
                 Err(failed("ErrImageNeverPull", message))
             }
-            _ => self.pull(runtime, pod, image, secrets, progress).await,
+            _ => self.pull(runtime, pod, &reference, image, secrets, progress).await,
         }
     }
 
@@ -115,6 +137,7 @@ impl Images {
         &self,
         runtime: &dyn Runtime,
         pod: &Pod,
+        reference: &Reference,
         image: &str,
         secrets: &dyn Lookup,
         progress: &dyn Progress,
@@ -132,17 +155,23 @@ impl Images {
             });
         }
         progress.normal("Pulling", &format!("Pulling image \"{image}\""));
-        let started = Instant::now();
-        let pulled = {
+        let asked = Instant::now();
+        let (pulled, took) = {
             let _permit = self.pulls.acquire().await.expect("the semaphore is never closed");
-            pull_with_any(runtime, image, credentials(pod, image, secrets)).await
+            let started = Instant::now();
+            let credentials = credentials(pod, reference, secrets, progress);
+            (pull_with_any(runtime, image, credentials).await, started.elapsed())
         };
         match pulled {
             Ok(found) => {
-                let took = started.elapsed();
                 progress.normal(
                     "Pulled",
-                    &format!("Successfully pulled image \"{image}\" in {took:.3?}. Image size: {} bytes.", found.size),
+                    &format!(
+                        "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
+                        go_milliseconds(took),
+                        go_milliseconds(asked.elapsed()),
+                        found.size
+                    ),
                 );
                 self.lock().remove(&name);
                 self.changed.notify_one();
@@ -177,73 +206,57 @@ impl Images {
     }
 }
 
-/// Tries each credential, the anonymous one last, and reports the last failure.
+/// Tries each credential, or none where there is none for this registry, and reports the last failure.
 async fn pull_with_any(
     runtime: &dyn Runtime,
     image: &str,
     credentials: Vec<v1::AuthConfig>,
 ) -> Result<v1::Image, String> {
+    let anonymous = credentials.is_empty().then_some(None);
     let mut message = String::new();
-    for auth in credentials.into_iter().map(Some).chain([None]) {
+    for auth in credentials.into_iter().map(Some).chain(anonymous) {
         match runtime.pull_image(image, auth).await {
             Ok(id) => {
                 let found = runtime.image_status(&id).await.map_err(|error| chain(&error))?;
                 return found.ok_or_else(|| format!("image {id} went right after it was pulled"));
             }
+            // What the runtime tried is said already.
+            Err(RuntimeError::Failed { source, .. }) => message = chain(&*source),
             Err(error) => message = chain(&error),
         }
     }
     Err(message)
 }
 
-/// The credentials in the pod's pull secrets that are for this image's registry.
-fn credentials(pod: &Pod, image: &str, secrets: &dyn Lookup) -> Vec<v1::AuthConfig> {
-    let names = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
-    let data = names.filter_map(|reference| secrets.secret(&reference.name)?.data);
-    let files = data.filter_map(|mut data| {
-        let wrapped = data.remove(".dockerconfigjson").and_then(|json| serde_json::from_slice::<Value>(&json.0).ok());
-        let bare = || data.remove(".dockercfg").and_then(|json| serde_json::from_slice::<Value>(&json.0).ok());
-        wrapped.map(|mut config| config["auths"].take()).or_else(bare)
-    });
-    let registry = registry(image);
-    files.flat_map(|auths| auths_for(&auths, registry)).collect()
-}
-
-/// The host that an image comes from.
-fn registry(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
+/// The credentials in the pod's pull secrets that are for this image.
+fn credentials(pod: &Pod, reference: &Reference, secrets: &dyn Lookup, progress: &dyn Progress) -> Vec<v1::AuthConfig> {
+    let (mut keyring, mut missing) = (Keyring::default(), Vec::new());
+    for name in pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| &secret.name) {
+        match secrets.secret(name) {
+            Some(secret) => keyring.add(secret),
+            None => missing.push(name.as_str()),
+        }
     }
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        progress.warning("FailedToRetrieveImagePullSecret", &message);
+    }
+    keyring.lookup(&reference.repository)
 }
 
-fn auths_for(auths: &Value, registry: &str) -> Vec<v1::AuthConfig> {
-    let entries = auths.as_object().into_iter().flatten();
-    let matching = entries.filter(|(server, _)| {
-        let host = server.trim_start_matches("https://").trim_start_matches("http://");
-        let host = host.split('/').next().unwrap_or(host);
-        host == registry || (registry == "docker.io" && host == "index.docker.io")
-    });
-    matching.map(|(server, entry)| auth(server, entry)).collect()
-}
-
-fn auth(server: &str, entry: &Value) -> v1::AuthConfig {
-    let text = |field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let decoded = base64::engine::general_purpose::STANDARD
-        .decode(text("auth"))
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok());
-    let (username, password) = match decoded.as_deref().and_then(|pair| pair.split_once(':')) {
-        Some((username, password)) => (username.to_owned(), password.to_owned()),
-        None => (text("username"), text("password")),
-    };
-    v1::AuthConfig {
-        username,
-        password,
-        server_address: server.to_owned(),
-        identity_token: text("identitytoken"),
-        registry_token: text("registrytoken"),
-        ..Default::default()
+/// `1.234s`, `56ms`: how upstream's messages write what a pull took.
+fn go_milliseconds(took: Duration) -> String {
+    match took.as_millis() {
+        0 => "0s".to_owned(),
+        milliseconds @ ..1000 => format!("{milliseconds}ms"),
+        milliseconds if took.as_secs() < 60 => {
+            let text = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
+            format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
+        }
+        _ => crate::status::go_duration(took.as_secs()),
     }
 }
 
@@ -260,16 +273,16 @@ mod tests {
             ("busybox:1.36", Policy::IfNotPresent),
             ("busybox@sha256:0", Policy::IfNotPresent),
         ] {
-            let spec = Container { image: Some(image.to_owned()), ..Default::default() };
-            assert_eq!(Policy::of(&spec), wanted, "{image}");
+            assert_eq!(Policy::of(None, image), wanted, "{image}");
         }
     }
 
     #[test]
-    fn credentials_go_to_their_own_registry_only() {
-        let auths = serde_json::json!({"https://index.docker.io/v1/": {"auth": "dXNlcjpwYXNz"}, "quay.io": {"username": "q", "password": "p"}});
-        assert_eq!(auths_for(&auths, registry("busybox"))[0].password, "pass");
-        assert_eq!(auths_for(&auths, registry("quay.io/x/y:1"))[0].username, "q");
-        assert!(auths_for(&auths, registry("evil.example/x")).is_empty());
+    fn what_a_pull_took_is_written_as_upstream_does() {
+        for (milliseconds, wanted) in
+            [(0, "0s"), (7, "7ms"), (1500, "1.5s"), (2000, "2s"), (1234, "1.234s"), (61_000, "1m1s")]
+        {
+            assert_eq!(go_milliseconds(Duration::from_millis(milliseconds)), wanted);
+        }
     }
 }

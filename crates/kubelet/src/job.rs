@@ -3,6 +3,7 @@
 //! A job may be dropped at any await: every step can be repeated from its beginning, and what it made is found again in the
 //! runtime by its labels. Setting a pod up is an ordered slice of steps, each with an undo that is safe without its do.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +24,11 @@ use crate::dns;
 use crate::environment::{self, Facts};
 use crate::host::Host;
 use crate::identity::{self, Identity};
-use crate::images::Progress;
+use crate::images::{ImageError, Policy, Progress, Wanted};
 use crate::observed;
 use crate::plan::Waiting;
 use crate::references::Snapshot;
+use crate::resize;
 use crate::tokens::Tokens;
 use crate::volumes::{self, mounts, payload::Sources};
 
@@ -98,6 +100,15 @@ pub(crate) enum TearDownError {
     #[error("cannot remove the pod's directory")]
     Directory(#[source] std::io::Error),
     #[error("cannot remove the pod's sandbox")]
+    Runtime(#[from] RuntimeError),
+}
+
+/// A container's resources could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResizeError {
+    #[error("attempting to set pod memory limit ({limit}) below current usage ({used})")]
+    InUse { limit: i64, used: i64 },
+    #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
@@ -274,12 +285,13 @@ impl Job {
         let prepare = async {
             known.await;
             let progress = ContainerEvents { job: self, name };
-            self.host.images.ensure(&*self.host.runtime, &self.pod, spec, &self.objects, &progress).await
+            let image = self.image(Wanted::of(spec), &progress).await?;
+            Ok::<_, ImageError>((image, self.volume_images(spec, &progress).await?))
         };
         let Some(image) = self.cancel.or_stopped(prepare).await else {
             return Ok(());
         };
-        let image = image.map_err(|error| {
+        let (image, volume_images) = image.map_err(|error| {
             self.container_event(name, EventType::Warning, "Failed", &format!("Error: {}", error.reason));
             Failure {
                 waiting: Waiting { reason: error.reason.to_owned(), message: error.message },
@@ -290,7 +302,7 @@ impl Job {
             self.container_event(name, EventType::Warning, "Failed", &format!("Error: {message}"));
             Failure { waiting: Waiting { reason: reason.to_owned(), message }, retry_in: None }
         };
-        let config = self.container_config(spec, attempt, &image).await;
+        let config = self.container_config(spec, attempt, &image, &volume_images).await;
         let (sandbox, config) = config.map_err(|message| failed("CreateContainerConfigError", message))?;
         let runtime = &self.host.runtime;
         let sandbox_config = self.sandbox_config(0).await;
@@ -300,6 +312,30 @@ impl Job {
         runtime.start_container(&id).await.map_err(|error| failed("RunContainerError", chain(&error)))?;
         self.container_event(name, EventType::Normal, "Started", "Container started");
         self.post_start(spec, id).await
+    }
+
+    async fn image(&self, wanted: Wanted<'_>, progress: &dyn Progress) -> Result<v1::Image, ImageError> {
+        self.host.images.ensure(&*self.host.runtime, &self.pod, wanted, &self.objects, progress).await
+    }
+
+    /// The images that a container mounts, by their volumes' names.
+    async fn volume_images(
+        &self,
+        spec: &Container,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<String, v1::ImageSpec>, ImageError> {
+        let mut found = BTreeMap::new();
+        for volume in self.spec().volumes.iter().flatten() {
+            let used = spec.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+            let Some(source) = volume.image.as_ref().filter(|_| used) else { continue };
+            let image = source.reference.as_deref().unwrap_or_default();
+            let policy = Policy::of(source.pull_policy.as_deref(), image);
+            let present = self.image(Wanted { image, policy }, progress).await?;
+            let user_specified_image = image.to_owned();
+            let image = v1::ImageSpec { image: present.id, user_specified_image, ..Default::default() };
+            found.insert(volume.name.clone(), image);
+        }
+        Ok(found)
     }
 
     async fn post_start(&self, spec: &Container, id: String) -> Result<(), Failure> {
@@ -341,6 +377,7 @@ impl Job {
         spec: &Container,
         attempt: u32,
         image: &v1::Image,
+        volume_images: &BTreeMap<String, v1::ImageSpec>,
     ) -> Result<(String, v1::ContainerConfig), String> {
         let selector = self.identity.selector();
         let ready = v1::PodSandboxStateValue { state: v1::PodSandboxState::SandboxReady as i32 };
@@ -362,7 +399,7 @@ impl Job {
             capacity: self.host.capacity,
         };
         let variables = environment::variables(&self.pod, spec, &facts).map_err(|error| error.to_string())?;
-        let mounts = self.mounts(spec, attempt, &variables).await?;
+        let mounts = self.mounts(spec, attempt, &variables, volume_images).await?;
         let target = self.target_of(&spec.name).await?;
         let parts = config::Parts { attempt, image, variables, mounts, capacity: self.host.capacity, target };
         let config = config::container(&self.pod, &self.identity, spec, parts).map_err(|error| error.to_string())?;
@@ -388,6 +425,7 @@ impl Job {
         spec: &Container,
         attempt: u32,
         variables: &[(String, String)],
+        volume_images: &BTreeMap<String, v1::ImageSpec>,
     ) -> Result<Vec<v1::Mount>, String> {
         let directory = self.directory();
         let mut list = Vec::new();
@@ -402,6 +440,12 @@ impl Job {
                 .filter(|path| !path.is_empty())
                 .map(|path| environment::expand(path, lookup));
             let sub_path = mount.sub_path.clone().filter(|path| !path.is_empty()).or(expanded);
+            if let Some(image) = volume_images.get(&mount.name) {
+                let sub_path = sub_path.unwrap_or_default();
+                let image = Some(image.clone());
+                list.push(v1::Mount { image, image_sub_path: sub_path, ..config::mount(mount, Path::new("")) });
+                continue;
+            }
             let source = match sub_path {
                 None => location,
                 Some(sub_path) => {
@@ -481,6 +525,23 @@ impl Job {
         let used = i64::try_from(started.elapsed().as_secs()).unwrap_or(i64::MAX);
         let left = if used > 0 { (grace_seconds - used).max(GRACE_SECONDS_MIN) } else { grace_seconds };
         gone_is_fine(self.host.runtime.stop_container(id, left).await)
+    }
+
+    /// Changes what a running container may use. Memory is never taken below what is in use: the kernel would kill for it.
+    pub(crate) async fn resize(&self, id: &str, name: &str, target: resize::Target) -> Result<(), ResizeError> {
+        let Some((_, spec)) = identity::containers(&self.pod).find(|(_, container)| container.name == name) else {
+            return Ok(());
+        };
+        let runtime = &self.host.runtime;
+        if target.memory_bytes > 0 {
+            let used = runtime.container_stats(id).await?.memory.and_then(|memory| memory.usage_bytes);
+            let used = used.map_or(0, |used| i64::try_from(used.value).unwrap_or(i64::MAX));
+            if used > target.memory_bytes {
+                return Err(ResizeError::InUse { limit: target.memory_bytes, used });
+            }
+        }
+        let linux = crate::resources::linux(&self.pod, spec, self.host.capacity);
+        Ok(runtime.update_container_resources(id, linux).await?)
     }
 
     pub(crate) async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {

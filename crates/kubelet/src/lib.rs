@@ -21,10 +21,13 @@ mod observed;
 mod plan;
 mod pods;
 mod probe;
+mod pull_secrets;
 mod references;
+mod resize;
 mod resources;
 mod rotation;
 mod server;
+pub mod settings;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -45,7 +48,7 @@ use api::typed::core::v1::{Node, Pod, Service};
 use base::{Backoff, Random, SharedClock, Stop, Tasks, chain};
 use control::{Client, Informers, Recorder, WatchScope};
 use cri::Runtime;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use host::Host;
 use images::Images;
@@ -53,6 +56,7 @@ use node::Registration;
 use node::facts::Facts;
 
 pub use server::ServerConfig;
+pub use settings::Settings;
 
 /// Runtime events that a reader of logs may fall behind; beyond it the reader looks for itself.
 const CHANGES_MAX: usize = 256;
@@ -89,6 +93,8 @@ pub struct Config {
     pub version: String,
     /// The port of the endpoints, as the node reports it; 0: the listener's own.
     pub port: u16,
+    /// What an administrator may choose.
+    pub settings: Settings,
 }
 
 /// The kubelet cannot run.
@@ -122,7 +128,10 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
     let local = config.server.listener.local_addr().map_err(KubeletError::Listener)?;
     let port = if config.port == 0 { local.port() } else { config.port };
     let Some(runtime_name) = stop.or_stopped(runtime_name(&*config.runtime)).await else { return Ok(()) };
-    let facts = Facts::read(&config.root_dir).await;
+    let settings = config.settings;
+    let mut facts = Facts::read(&config.root_dir).await;
+    facts.capacity.pods = settings.pods_max;
+    let allocatable = facts.capacity.less(&settings);
     let tasks = Tasks::new("kubelet");
     let by_name = WatchScope::field("metadata.name", &config.node_name);
     let of_node = WatchScope::field("spec.nodeName", &config.node_name);
@@ -136,8 +145,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         runtime: config.runtime.clone(),
         clock: config.clock.clone(),
         images_changed: Arc::default(),
+        allocatable,
     };
-    let mut images = Images::new();
+    let mut images = Images::new(settings.image_pulls_max);
     images.changed = registration.images_changed.clone();
     let host = Arc::new(Host {
         node_name: config.node_name,
@@ -157,10 +167,13 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         cluster_dns: config.cluster_dns,
         cluster_domain: config.cluster_domain,
         capacity: facts.capacity,
+        allocatable,
+        settings,
         images,
         tasks: tasks.clone(),
         changes: broadcast::Sender::new(CHANGES_MAX),
         admitted: Mutex::new(BTreeMap::new()),
+        released: Notify::new(),
     });
     tasks.spawn("node", node::run(registration, facts, stop.child()));
     tasks.spawn("pods", pods::run(host.clone(), stop.child()));

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::identity::{self, Identity};
 use crate::log_file;
+use crate::resize::Target;
 
 /// Bytes of a container's last words that reach the API; upstream's limits.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -58,6 +59,8 @@ pub(crate) struct Container {
     pub(crate) image_id: String,
     pub(crate) hash: String,
     pub(crate) user: Option<v1::LinuxContainerUser>,
+    /// CPU and memory that it has, where the runtime tells.
+    pub(crate) resources: Option<Target>,
 }
 
 impl Observed {
@@ -163,6 +166,7 @@ fn container_of(status: v1::ContainerStatus, sandbox_id: String) -> Container {
             .unwrap_or_default(),
         image_id: if status.image_ref.is_empty() { status.image_id } else { status.image_ref },
         user: status.user.and_then(|user| user.linux),
+        resources: status.resources.and_then(|resources| resources.linux).map(|linux| Target::of(&linux)),
         id: status.id,
         reason: status.reason,
         message: status.message,

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use crate::identity::{self, Role};
 use crate::observed::{Container, Observed, State};
+use crate::resize::{self, Change, Pending, Target};
 
 /// First and longest wait before a container that ended is started again; a container that ran for twice the longest wait
 /// starts over.
@@ -52,6 +53,10 @@ pub(crate) struct Memory {
     pub(crate) probes: BTreeMap<(String, ProbeKind), bool>,
     /// Containers whose `postStart` hook has not ended.
     pub(crate) hooks_running: BTreeSet<String>,
+    /// Why a change of the pod's resources waits.
+    pub(crate) resize_pending: Option<Pending>,
+    /// Why a change that was promised could not be made.
+    pub(crate) resize_error: Option<String>,
     /// Why the pod must end.
     pub(crate) verdict: Option<Verdict>,
     /// Whether volumes and directories are gone.
@@ -81,6 +86,8 @@ pub(crate) enum Action {
     Start { name: String, attempt: u32 },
     /// Ends a container.
     Kill { id: String, name: String, grace_seconds: i64, message: String },
+    /// Changes what a running container may use.
+    Resize { id: String, name: String, target: Target },
     /// Removes an old run of a container.
     RemoveContainer { id: String },
     /// Stops a sandbox and gives its address back.
@@ -275,6 +282,9 @@ fn run_one(view: &View<'_>, plan: &mut Plan, sandbox: &str, role: Role, spec: &S
                 plan.actions.push(kill(run, probe_grace(view, spec, run), message));
                 return false;
             }
+            if let Some(Change::InPlace(target)) = resize::change(view.pod, spec, run) {
+                plan.actions.push(Action::Resize { id: run.id.clone(), name: name.clone(), target });
+            }
             role != Role::Init && started(view.memory, spec, run)
         }
         Some(run) if restarts(view.pod, role, spec, run.exit_code) => {
@@ -350,6 +360,9 @@ fn must_be_killed(view: &View<'_>, role: Role, spec: &Spec, run: &Container) -> 
     let then = if again { ", will be restarted" } else { "" };
     if run.hash != identity::hash(spec) {
         return Some(format!("Container {} definition changed{then}", spec.name));
+    }
+    if resize::change(view.pod, spec, run) == Some(Change::Restart) {
+        return Some(format!("Container {} resize requires restart", spec.name));
     }
     if failed(ProbeKind::Liveness) {
         return Some(format!("Container {} failed liveness probe{then}", spec.name));

@@ -10,6 +10,7 @@ use api::typed::core::v1::{Container, Pod, ResourceFieldSelector};
 use cri::v1;
 
 use crate::identity;
+use crate::settings::{Settings, Threshold};
 
 const PERIOD_MICROSECONDS: i64 = 100_000;
 const QUOTA_MICROSECONDS_MIN: i64 = 1_000;
@@ -40,6 +41,22 @@ pub(crate) struct Capacity {
     pub(crate) memory_bytes: i64,
     pub(crate) ephemeral_bytes: i64,
     pub(crate) pods: i64,
+}
+
+impl Capacity {
+    /// What pods may ask for: without what is reserved, and what eviction keeps free.
+    pub(crate) fn less(self, settings: &Settings) -> Self {
+        let Settings { reserved, eviction, .. } = settings;
+        let free = |threshold: Threshold, capacity: i64| threshold.of(capacity).unwrap_or(0);
+        let memory = reserved.memory_bytes.saturating_add(free(eviction.memory, self.memory_bytes));
+        let disk = reserved.ephemeral_bytes.saturating_add(free(eviction.node_disk, self.ephemeral_bytes));
+        Self {
+            milli_cpu: (self.milli_cpu - reserved.milli_cpu).max(0),
+            memory_bytes: (self.memory_bytes.saturating_sub(memory)).max(0),
+            ephemeral_bytes: (self.ephemeral_bytes.saturating_sub(disk)).max(0),
+            ..self
+        }
+    }
 }
 
 type List = Option<BTreeMap<String, Quantity>>;
@@ -117,9 +134,13 @@ pub(crate) fn pod_request(pod: &Pod) -> (i64, i64) {
         }
     }
     let overhead = pod.spec.as_ref().map(|spec| &spec.overhead);
+    // What the pod asks for as a whole stands in place of what its containers ask for.
+    let whole_pod = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()).map(|resources| &resources.requests);
+    let cpu = milli(whole_pod, "cpu").unwrap_or_else(|| main.0.saturating_add(sidecars.0).max(init.0));
+    let memory = whole(whole_pod, "memory").unwrap_or_else(|| main.1.saturating_add(sidecars.1).max(init.1));
     (
-        main.0.saturating_add(sidecars.0).max(init.0).saturating_add(milli(overhead, "cpu").unwrap_or(0)),
-        main.1.saturating_add(sidecars.1).max(init.1).saturating_add(whole(overhead, "memory").unwrap_or(0)),
+        cpu.saturating_add(milli(overhead, "cpu").unwrap_or(0)),
+        memory.saturating_add(whole(overhead, "memory").unwrap_or(0)),
     )
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::identity::{self, Role};
 use crate::observed::{Container, State};
 use crate::plan::{self, View};
+use crate::resize;
 use crate::resources;
 
 /// What the node adds to a pod's status.
@@ -60,8 +61,15 @@ pub(crate) fn status(view: &View<'_>, place: &Place<'_>) -> PodStatus {
         qos_class: Some(known.qos_class.clone().unwrap_or_else(|| resources::qos(view.pod).name().to_owned())),
         start_time: known.start_time.clone().or_else(|| Some(seconds(view.now))),
         observed_generation: view.pod.metadata.generation,
+        // Of the pod as a whole, where it says so as a whole.
+        allocated_resources: pod_level(view).and_then(|resources| resources.requests.clone()),
+        resources: pod_level(view).cloned(),
         ..known
     }
+}
+
+fn pod_level<'a>(view: &View<'a>) -> Option<&'a api::typed::core::v1::ResourceRequirements> {
+    view.pod.spec.as_ref()?.resources.as_ref()
 }
 
 fn pod_ips(view: &View<'_>, place: &Place<'_>, known: &PodStatus) -> Vec<String> {
@@ -131,10 +139,12 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
                 supplemental_groups: Some(user.supplemental_groups.clone()).filter(|groups| !groups.is_empty()),
             }),
         }),
-        resources: spec
+        allocated_resources: spec
             .resources
-            .clone()
-            .filter(|resources| resources.limits.is_some() || resources.requests.is_some()),
+            .as_ref()
+            .and_then(|resources| resources.requests.clone())
+            .filter(|requests| role != Role::Ephemeral && !requests.is_empty()),
+        resources: (role != Role::Ephemeral).then(|| resize::actuated(view.pod, spec, run)),
         ..Default::default()
     }
 }
@@ -358,13 +368,35 @@ fn conditions(
         ("ContainersReady", containers_ready),
         ("PodScheduled", Truth::yes()),
     ];
-    let owned: Vec<_> = list.iter().map(|(name, _)| *name).collect();
+    let mut owned: Vec<_> = list.iter().map(|(name, _)| *name).collect();
+    owned.extend(RESIZE_CONDITIONS);
     let generation = view.pod.metadata.generation;
-    let ours = list.into_iter().map(|(name, truth)| condition(view.now, known, name, truth, generation));
+    let ours = list
+        .into_iter()
+        .chain(resize_conditions(view))
+        .map(|(name, truth)| condition(view.now, known, name, truth, generation));
     // Others' conditions (readiness gates, `DisruptionTarget`) are theirs to change.
     let others =
         known.conditions.iter().flatten().filter(|condition| !owned.contains(&condition.type_.as_str())).cloned();
     ours.chain(others).collect()
+}
+
+/// Conditions that are there only while they are true.
+const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn resize_conditions(view: &View<'_>) -> Vec<(&'static str, Truth)> {
+    let mut found = Vec::new();
+    if plan::ending(view) {
+        return found;
+    }
+    if let Some(pending) = &view.memory.resize_pending {
+        found.push((RESIZE_CONDITIONS[0], Truth(true, Some(pending.reason), Some(pending.message.clone()))));
+    }
+    if resize::in_progress(view.pod, view.observed) {
+        let error = view.memory.resize_error.clone();
+        found.push((RESIZE_CONDITIONS[1], Truth(true, error.as_ref().map(|_| "Error"), error)));
+    }
+    found
 }
 
 /// Status, reason and message of a condition.
@@ -464,7 +496,13 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
         }
         condition
     });
-    Value::Array(with_nulls.collect())
+    let gone = old.iter().filter(|before| {
+        let kind = before["type"].as_str().unwrap_or_default();
+        let still = new.as_array().into_iter().flatten().any(|condition| condition["type"] == before["type"]);
+        RESIZE_CONDITIONS.contains(&kind) && !still
+    });
+    let gone = gone.map(|condition| json!({"$patch": "delete", "type": condition["type"]}));
+    Value::Array(with_nulls.chain(gone).collect())
 }
 
 #[cfg(test)]

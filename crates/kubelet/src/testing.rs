@@ -50,5 +50,6 @@ fn container(text: &str) -> Container {
         image_id: "sha256:1".into(),
         hash: crate::identity::hash(&spec),
         user: None,
+        resources: None,
     }
 }

@@ -23,11 +23,12 @@ use crate::admission;
 use crate::host::Host;
 use crate::identity::{self, Identity, Role};
 use crate::inbox::{Inbox, Mail};
-use crate::job::{Failure, Job};
+use crate::job::{Failure, Job, ResizeError};
 use crate::observed::{self, Observed, State};
 use crate::plan::{self, Action, Memory, ProbeKind, Verdict, View, Waiting};
 use crate::probe::{Prober, Report};
 use crate::references::References;
+use crate::resize::{self, Resources};
 use crate::status::{self, Place};
 use crate::tokens::Tokens;
 
@@ -45,6 +46,7 @@ enum Done {
     Action(Action, Result<(), Option<Failure>>),
     /// Volumes were set up (with a sandbox, or brought up to date alone); the tokens come back.
     Volumes(Option<Action>, Tokens, Result<(), Failure>),
+    Resize(Action, Result<(), ResizeError>),
     Status(Result<Object, ClientError>),
     Deleted(Result<(), ClientError>),
 }
@@ -61,7 +63,10 @@ pub(crate) struct Worker {
     inbox: Arc<Inbox>,
     /// The newest object that is known, from the watch or from an answer.
     object: Object,
+    /// With the resources that were promised to it, which may be others than its spec's.
     pod: Arc<Pod>,
+    /// What its spec wants.
+    wanted: Resources,
     gone: bool,
     /// `None` until the runtime was asked.
     observed: Option<Observed>,
@@ -99,7 +104,12 @@ impl Worker {
         inbox: Arc<Inbox>,
         stop: Stop,
     ) -> Self {
-        let pod = Arc::new(decode(&object));
+        let mut pod = decode(&object);
+        let wanted = resize::of(&pod);
+        // An earlier life of this process promised what the status tells.
+        let promised = resize::remembered(&pod);
+        resize::put(&mut pod, &promised);
+        let pod = Arc::new(pod);
         Self {
             references: References::new(&identity.namespace, host.informers.clone()),
             host,
@@ -107,6 +117,7 @@ impl Worker {
             inbox,
             object,
             pod,
+            wanted,
             gone,
             observed: None,
             runtime_dirty: true,
@@ -132,10 +143,18 @@ impl Worker {
     /// Works until nothing of the pod is left, or until `stop`.
     pub(crate) async fn run(mut self) {
         self.admit();
+        self.allocate();
         self.follow_references();
         loop {
             let mail = self.inbox.take();
             self.receive(mail);
+            let host = self.host.clone();
+            let mut released = std::pin::pin!(host.released.notified());
+            if self.memory.resize_pending.is_some() {
+                // Before the attempt, so that what is given back right after it is heard of.
+                released.as_mut().enable();
+                self.allocate();
+            }
             let look_again = self.step().await;
             if self.is_over() {
                 break;
@@ -143,6 +162,7 @@ impl Worker {
             tokio::select! {
                 () = self.stop.stopped() => break,
                 () = self.inbox.woken() => {}
+                () = released, if self.memory.resize_pending.is_some() => {}
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.finish(done),
                 () = until(look_again) => {}
             }
@@ -207,8 +227,12 @@ impl Worker {
         if object.revision() < self.object.revision() || object.uid() != self.identity.uid {
             return;
         }
-        let old = std::mem::replace(&mut self.pod, Arc::new(decode(&object)));
+        let mut pod = decode(&object);
+        self.wanted = resize::of(&pod);
+        resize::put(&mut pod, &resize::of(&self.pod));
+        let old = std::mem::replace(&mut self.pod, Arc::new(pod));
         self.object = object;
+        self.allocate();
         if old.spec != self.pod.spec {
             self.memory.waiting.clear();
             self.hurry();
@@ -217,6 +241,30 @@ impl Worker {
         // Files of the downward API show labels and annotations.
         self.volumes_dirty |= old.metadata.labels != self.pod.metadata.labels
             || old.metadata.annotations != self.pod.metadata.annotations;
+    }
+
+    /// Promises the pod the resources that its spec wants, if they differ from those that it was promised and there is room.
+    fn allocate(&mut self) {
+        if self.gone || self.wanted == resize::of(&self.pod) {
+            self.memory.resize_pending = None;
+            return;
+        }
+        let mut pod = Pod::clone(&self.pod);
+        resize::put(&mut pod, &self.wanted);
+        match admission::resize(&self.host, &self.identity.uid, &pod) {
+            Ok(()) => {
+                self.pod = Arc::new(pod);
+                (self.memory.resize_pending, self.memory.resize_error) = (None, None);
+            }
+            Err(pending) => {
+                if self.memory.resize_pending.as_ref() != Some(&pending) {
+                    let message = format!("Pod resize {}: {}", pending.reason, pending.message);
+                    let reason = format!("Resize{}", pending.reason);
+                    self.host.event(&self.identity, String::new(), EventType::Warning, &reason, &message);
+                }
+                self.memory.resize_pending = Some(pending);
+            }
+        }
     }
 
     /// Looks, plans, acts, reports; returns when to look again though nothing happens.
@@ -375,6 +423,9 @@ impl Worker {
             Action::Kill { id, name, grace_seconds, message } => {
                 let hook = self.hooks_done.insert(id.clone());
                 async move { done(key, job.kill(&id, &name, grace_seconds, &message, hook).await) }.boxed()
+            }
+            Action::Resize { id, name, target } => {
+                async move { Done::Resize(key, job.resize(&id, &name, target).await) }.boxed()
             }
             Action::RemoveContainer { id } => async move { done(key, job.remove_container(&id).await) }.boxed(),
             Action::StopSandbox { id } => async move { done(key, job.stop_sandbox(&id).await) }.boxed(),
@@ -535,6 +586,12 @@ impl Worker {
                         self.volumes_retry = Some(Instant::now() + VOLUMES_RETRY);
                     }
                 }
+            }
+            Done::Resize(action, result) => {
+                self.busy.remove(&action);
+                self.runtime_dirty = true;
+                self.memory.resize_error = result.as_ref().err().map(|error| chain(error));
+                self.settle(action, result.map_err(|_| None));
             }
             Done::Status(result) => {
                 self.status_in_flight = false;

@@ -114,6 +114,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_ref: String,
     /// Layer directories below `layers/`, lowest first.
     pub(crate) layers: Vec<String>,
+    /// The images that are mounted into it, by id, with their layers.
+    #[serde(default)]
+    pub(crate) volume_images: BTreeMap<String, Vec<String>>,
     /// Its control group.
     pub(crate) cgroup: String,
     /// Which processes it sees.

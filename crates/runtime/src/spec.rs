@@ -35,6 +35,9 @@ const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The type of a mount that is made from an image's layers; its source is the path within.
+pub(crate) const IMAGE: &str = "image";
+
 /// Nodes in the machine's `/dev` that a privileged container gets; more than any machine has.
 const HOST_DEVICES_MAX: usize = 4096;
 
@@ -49,6 +52,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) cgroup: &'a str,
     pub(crate) processes: &'a ProcessNamespace,
+    /// The images that it mounts, by id.
+    pub(crate) volume_images: &'a std::collections::BTreeMap<String, Vec<String>>,
 }
 
 /// What CRI asks for that cannot be.
@@ -248,7 +253,10 @@ fn mounts(parts: &Parts<'_>, security: &v1::LinuxContainerSecurityContext) -> Re
         !given.iter().any(|theirs| theirs.container_path != "/" && target.starts_with(&theirs.container_path))
     });
     for mount in given {
-        all.push(volume(mount, privileged)?);
+        all.push(match mount.image.as_ref().filter(|image| !image.image.is_empty()) {
+            Some(image) => image_volume(mount, &image.image, parts)?,
+            None => volume(mount, privileged)?,
+        });
     }
     for device in &parts.config.devices {
         let target = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
@@ -258,11 +266,22 @@ fn mounts(parts: &Parts<'_>, security: &v1::LinuxContainerSecurityContext) -> Re
     Ok(all)
 }
 
+/// An image as a volume: the shim makes it from the layers. Always read-only, and nothing in it is run.
+fn image_volume(mount: &v1::Mount, image: &str, parts: &Parts<'_>) -> Result<Value, SpecError> {
+    let target = &mount.container_path;
+    let layers = parts.volume_images.get(image);
+    let layers = layers.ok_or_else(|| SpecError::Invalid(format!("mount {target}: image {image:?} is not here")))?;
+    let climbs = Path::new(&mount.image_sub_path).components().any(|part| part == std::path::Component::ParentDir);
+    if !Path::new(target).is_absolute() || climbs {
+        return Err(SpecError::Invalid(format!("mount {target}: paths of image volumes do not climb")));
+    }
+    let mut options: Vec<_> = layers.iter().map(|layer| format!("layer={layer}")).collect();
+    options.extend(["ro", "noexec", "nodev", "nosuid"].map(str::to_owned));
+    Ok(json!({"destination": target, "type": IMAGE, "source": mount.image_sub_path, "options": options}))
+}
+
 fn volume(mount: &v1::Mount, privileged: bool) -> Result<Value, SpecError> {
     let target = &mount.container_path;
-    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return Err(SpecError::Invalid(format!("mount {target}: image volumes are not supported by this runtime")));
-    }
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(SpecError::Invalid(format!("mount {target}: id-mapped mounts are not supported by this runtime")));
     }

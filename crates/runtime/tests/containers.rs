@@ -616,3 +616,91 @@ async fn starting_is_quick_and_the_shim_is_small() {
         node.runtime().remove_pod_sandbox(&sandbox.id).await.unwrap();
     }
 }
+
+/// Files in one layer of an image of this name; a later file may be a whiteout.
+fn data_image(name: &str, layers: &[&[(&str, &str)]]) -> Vec<u8> {
+    use sha2::Digest;
+    let file = |builder: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o755);
+        builder.append_data(&mut header, name, bytes).unwrap();
+    };
+    let (mut archive, mut digests, mut names) = (tar::Builder::new(Vec::new()), Vec::new(), Vec::new());
+    for (number, files) in layers.iter().enumerate() {
+        let mut layer = tar::Builder::new(Vec::new());
+        files.iter().for_each(|(name, text)| file(&mut layer, name, text.as_bytes()));
+        let layer = layer.into_inner().unwrap();
+        let digest: String = sha2::Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
+        digests.push(format!("sha256:{digest}"));
+        names.push(format!("{number}.tar"));
+        file(&mut archive, &format!("{number}.tar"), &layer);
+    }
+    let config = serde_json::json!({"rootfs": {"type": "layers", "diff_ids": digests}}).to_string();
+    let manifest = serde_json::json!([{"Config": "c.json", "RepoTags": [name], "Layers": names}]).to_string();
+    file(&mut archive, "c.json", config.as_bytes());
+    file(&mut archive, "manifest.json", manifest.as_bytes());
+    archive.into_inner().unwrap()
+}
+
+fn image_mount(image: &str, target: &str, sub_path: &str) -> v1::Mount {
+    v1::Mount {
+        container_path: target.to_owned(),
+        image: Some(v1::ImageSpec { image: image.to_owned(), ..v1::ImageSpec::default() }),
+        image_sub_path: sub_path.to_owned(),
+        readonly: true,
+        ..v1::Mount::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_volumes_that_nobody_writes_to_or_runs() {
+    let node = Node::new().await;
+    let archive = data_image(
+        "data:1",
+        &[
+            &[("data.json", "old"), ("gone", "x"), ("inner/run.sh", "#!/bin/sh\necho ran\n")],
+            &[("data.json", "new"), (".wh.gone", "")],
+        ],
+    );
+    node.runtime().images().import(archive.as_slice()).unwrap();
+    node.runtime().images().import(data_image("empty:1", &[]).as_slice()).unwrap();
+    let sandbox = node.sandbox(&node.pod("volumes")).await;
+    let text =
+        "cat /data/data.json; ls /data | wc -l; ls /inner; touch /data/x; /inner/run.sh; ls /empty | wc -l; sleep 1000";
+    let mut config = script("c", text);
+    config.mounts = vec![
+        image_mount("data:1", "/data", ""),
+        image_mount("data:1", "/inner", "inner"),
+        image_mount("empty:1", "/empty", ""),
+    ];
+    let id = node.start(&sandbox, config).await;
+    let log = node.directory.path().join("logs/c.log");
+    let deadline = Instant::now() + DEADLINE;
+    let lines = loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<String> = text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap().to_owned()).collect();
+        if lines.len() >= 5 {
+            break lines.join("|");
+        }
+        assert!(Instant::now() < deadline, "{lines:?}");
+        tokio::task::yield_now().await;
+    };
+    assert!(lines.starts_with("new2|run.sh|"), "the upper layer wins, and hides what it removed: {lines}");
+    assert!(lines.contains("Read-only file system") && lines.contains("Permission denied"), "{lines}");
+    assert!(lines.ends_with("|0"), "the image without layers is an empty directory: {lines}");
+    // One that is in use stays; a path that is not in it is named.
+    let kept = node.runtime().remove_image("data:1").await.unwrap_err();
+    assert!(base::chain(&kept).contains("in use by container"), "{}", base::chain(&kept));
+    let mut missing = script("m", "true");
+    missing.mounts = vec![image_mount("data:1", "/data", "not/there")];
+    let created = node.create(&sandbox, missing).await.unwrap();
+    let error = node.runtime().start_container(&created).await.unwrap_err();
+    assert!(base::chain(&error).contains("not/there of the image"), "{}", base::chain(&error));
+    node.runtime().remove_container(&created).await.unwrap();
+    let mut unknown = script("u", "true");
+    unknown.mounts = vec![image_mount("unknown:1", "/data", "")];
+    assert!(node.create(&sandbox, unknown).await.unwrap_err().contains("unknown:1"));
+    node.runtime().remove_container(&id).await.unwrap();
+    node.runtime().remove_image("data:1").await.unwrap();
+}

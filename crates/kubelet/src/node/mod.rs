@@ -23,6 +23,7 @@ use cri::{Runtime, v1};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::resources::Capacity;
 use crate::status::seconds;
 use facts::{Facts, Pressure};
 
@@ -47,6 +48,8 @@ pub(crate) struct Registration {
     pub(crate) clock: SharedClock,
     /// Wakes the status up when images came or went.
     pub(crate) images_changed: Arc<tokio::sync::Notify>,
+    /// What pods may ask for.
+    pub(crate) allocatable: Capacity,
 }
 
 /// What was seen of the machine and its runtime at one moment.
@@ -205,19 +208,14 @@ fn labels(name: &str, facts: &Facts) -> BTreeMap<&'static str, String> {
 
 /// The status of the node; `known` is the one that the API has, whose transition times are kept.
 fn status(registration: &Registration, seen: &Seen, known: &Value, now: Timestamp) -> Value {
-    let capacity = seen.facts.capacity;
     let known_status = json!({"apiVersion": "v1", "kind": "Node", "metadata": {}, "status": known});
     let known_node =
         serde_json::to_vec(&known_status).ok().and_then(|json| Node::decode(&json).ok()).unwrap_or_default();
     let status = NodeStatus {
         addresses: Some(addresses(registration)),
-        capacity: Some(quantities(capacity.memory_bytes, capacity.ephemeral_bytes, seen)),
-        // What pods may ask for leaves out what eviction keeps free.
-        allocatable: Some(quantities(
-            (capacity.memory_bytes - (100 << 20)).max(0),
-            capacity.ephemeral_bytes / 10 * 9,
-            seen,
-        )),
+        capacity: Some(quantities(seen.facts.capacity)),
+        // What pods may ask for leaves out what is reserved and what eviction keeps free.
+        allocatable: Some(quantities(registration.allocatable)),
         conditions: Some(conditions(seen, &known_node, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(registration.port) }),
@@ -248,12 +246,16 @@ fn addresses(registration: &Registration) -> Vec<NodeAddress> {
     ips.chain([NodeAddress { type_: "Hostname".into(), address: registration.name.clone() }]).collect()
 }
 
-fn quantities(memory_bytes: i64, ephemeral_bytes: i64, seen: &Seen) -> BTreeMap<String, Quantity> {
+fn quantities(amount: Capacity) -> BTreeMap<String, Quantity> {
+    let cpu = match amount.milli_cpu % 1000 {
+        0 => (amount.milli_cpu / 1000).to_string(),
+        _ => format!("{}m", amount.milli_cpu),
+    };
     [
-        ("cpu", (seen.facts.capacity.milli_cpu / 1000).to_string()),
-        ("memory", format!("{}Ki", memory_bytes / 1024)),
-        ("ephemeral-storage", format!("{}Ki", ephemeral_bytes / 1024)),
-        ("pods", seen.facts.capacity.pods.to_string()),
+        ("cpu", cpu),
+        ("memory", format!("{}Ki", amount.memory_bytes / 1024)),
+        ("ephemeral-storage", format!("{}Ki", amount.ephemeral_bytes / 1024)),
+        ("pods", amount.pods.to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), Quantity(value)))
     .into()

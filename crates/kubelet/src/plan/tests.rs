@@ -45,6 +45,7 @@ impl Case {
             Action::Setup { attempt } => format!("setup#{attempt}"),
             Action::Start { name, attempt } => format!("start:{name}#{attempt}"),
             Action::Kill { name, grace_seconds, .. } => format!("kill:{name}/{grace_seconds}"),
+            Action::Resize { name, target, .. } => format!("resize:{name}/{}", target.memory_bytes),
             Action::RemoveContainer { id } => format!("remove:{id}"),
             Action::StopSandbox { id } => format!("stop:{id}"),
             Action::RemoveSandbox { id } => format!("remove:{id}"),
@@ -208,4 +209,19 @@ fn an_ephemeral_container_runs_once_beside_everything_else() {
     // The pod has ended although somebody still looks.
     let once = spec("").replace(r#""spec":{"#, r#""spec":{"restartPolicy":"Never","#);
     case(&once, "a#0:0 e#0:running").check("kill:e/30");
+}
+
+#[test]
+fn a_running_container_gets_what_was_allocated_to_it() {
+    let json = r#"{"spec":{"containers":[{"name":"a","resources":{"limits":{"memory":"64Mi"}}}]}}"#;
+    let mut pod = case(json, "a:running");
+    pod.check("");
+    pod.observed.containers[0].resources = Some(Target { cpu_shares: 2, cpu_quota: 0, memory_bytes: 32 << 20 });
+    pod.check("resize:a/67108864");
+    pod.observed.containers[0].resources = Some(Target { cpu_shares: 2, cpu_quota: 0, memory_bytes: 64 << 20 });
+    pod.check("");
+    let policy = r#""resizePolicy":[{"resourceName":"memory","restartPolicy":"RestartContainer"}],"resources""#;
+    let mut restarts = case(&json.replace(r#""resources""#, policy), "a:running");
+    restarts.observed.containers[0].resources = Some(Target { cpu_shares: 2, cpu_quota: 0, memory_bytes: 32 << 20 });
+    restarts.check("kill:a/30");
 }

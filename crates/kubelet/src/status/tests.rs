@@ -133,3 +133,32 @@ fn only_what_changed_is_patched_and_what_was_read_back_changes_nothing() {
         patch["status"]["conditions"].as_array().unwrap().iter().all(|condition| condition["type"] != "PodScheduled")
     );
 }
+
+#[test]
+fn a_change_of_resources_shows_while_it_waits_or_is_made_and_then_no_more() {
+    let json = r#"{"metadata":{"uid":"u"},"spec":{"containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}]}}"#;
+    let mut pod = pod(json);
+    let pending = crate::resize::Pending { reason: "Deferred", message: "no room".into() };
+    let mut memory = Memory { resize_pending: Some(pending), ..Memory::default() };
+    let condition = |status: &PodStatus, name: &str| {
+        status.conditions.iter().flatten().find(|condition| condition.type_ == name).cloned()
+    };
+    let waits = of(&pod, "a:running", &memory);
+    let shown = condition(&waits, "PodResizePending").unwrap();
+    assert_eq!(
+        (shown.status.as_str(), shown.reason.as_deref(), shown.message.as_deref()),
+        ("True", Some("Deferred"), Some("no room"))
+    );
+    let container = &waits.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(container.allocated_resources.as_ref().unwrap()["cpu"].0, "1");
+    let tree = |status: &PodStatus| {
+        let pod = Pod { status: Some(status.clone()), ..Pod::default() };
+        serde_json::from_slice::<Value>(&pod.encode()).unwrap()["status"].clone()
+    };
+    pod.status = Some(waits.clone());
+    memory.resize_pending = None;
+    let after = of(&pod, "a:running", &memory);
+    assert_eq!(condition(&after, "PodResizePending"), None);
+    let patch = patch("u", &tree(&waits), &tree(&after)).unwrap();
+    assert_eq!(patch["status"]["conditions"], json!([{"$patch": "delete", "type": "PodResizePending"}]));
+}

@@ -28,6 +28,10 @@ struct State {
     next_id: u32,
     sandboxes: BTreeMap<String, (v1::PodSandboxConfig, v1::PodSandboxStatus)>,
     containers: BTreeMap<String, (String, v1::ContainerConfig, v1::ContainerStatus)>,
+    /// Images that were pulled, with the user that the registry saw.
+    pulled: Vec<(String, String)>,
+    /// Memory that every container uses.
+    memory_bytes: u64,
 }
 
 impl FakeRuntime {
@@ -52,6 +56,16 @@ impl FakeRuntime {
     /// The configurations of all containers, in the order of their making.
     pub(super) fn configs(&self) -> Vec<v1::ContainerConfig> {
         self.state().containers.values().map(|(_, config, _)| config.clone()).collect()
+    }
+
+    /// Images that were pulled, with the user that the registry saw.
+    pub(super) fn pulled(&self) -> Vec<(String, String)> {
+        self.state().pulled.clone()
+    }
+
+    /// Sets the memory that every container uses.
+    pub(super) fn use_memory(&self, bytes: u64) {
+        self.state().memory_bytes = bytes;
     }
 
     /// The ids of the running containers.
@@ -172,6 +186,10 @@ impl Runtime for FakeRuntime {
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
             log_path: config.log_path.clone(),
+            resources: config
+                .linux
+                .as_ref()
+                .map(|linux| v1::ContainerResources { linux: linux.resources.clone(), ..Default::default() }),
             ..Default::default()
         };
         state.containers.insert(id.clone(), (sandbox.to_owned(), config, status));
@@ -229,7 +247,10 @@ impl Runtime for FakeRuntime {
     async fn container_status(&self, id: &str) -> Result<v1::ContainerStatus, RuntimeError> {
         self.state().containers.get(id).map(|(.., status)| status.clone()).ok_or_else(|| not_found("container", id))
     }
-    async fn update_container_resources(&self, _: &str, _: v1::LinuxContainerResources) -> Result<(), RuntimeError> {
+    async fn update_container_resources(&self, id: &str, new: v1::LinuxContainerResources) -> Result<(), RuntimeError> {
+        let mut state = self.state();
+        let (.., status) = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
+        status.resources = Some(v1::ContainerResources { linux: Some(new), ..Default::default() });
         Ok(())
     }
     async fn reopen_container_log(&self, _: &str) -> Result<(), RuntimeError> {
@@ -263,7 +284,14 @@ impl Runtime for FakeRuntime {
             .boxed())
     }
     async fn container_stats(&self, _: &str) -> Result<v1::ContainerStats, RuntimeError> {
-        Ok(v1::ContainerStats::default())
+        let value = |value| Some(v1::UInt64Value { value });
+        let memory_bytes = self.state().memory_bytes;
+        let memory = v1::MemoryUsage {
+            working_set_bytes: value(memory_bytes),
+            usage_bytes: value(memory_bytes),
+            ..Default::default()
+        };
+        Ok(v1::ContainerStats { memory: Some(memory), ..Default::default() })
     }
     async fn list_images(&self) -> Result<Vec<v1::Image>, RuntimeError> {
         Ok(vec![image("busybox:1")])
@@ -271,8 +299,13 @@ impl Runtime for FakeRuntime {
     async fn image_status(&self, name: &str) -> Result<Option<v1::Image>, RuntimeError> {
         Ok((!name.starts_with("missing")).then(|| image(name)))
     }
-    async fn pull_image(&self, name: &str, _: Option<v1::AuthConfig>) -> Result<String, RuntimeError> {
-        Err(not_found("image", name))
+    async fn pull_image(&self, name: &str, auth: Option<v1::AuthConfig>) -> Result<String, RuntimeError> {
+        let user = auth.unwrap_or_default().username;
+        self.state().pulled.push((name.to_owned(), user.clone()));
+        match name.strip_prefix("private.example/").is_some_and(|_| user != "right") || name.starts_with("missing") {
+            true => Err(not_found("image", name)),
+            false => Ok(name.to_owned()),
+        }
     }
     async fn remove_image(&self, _: &str) -> Result<(), RuntimeError> {
         Ok(())

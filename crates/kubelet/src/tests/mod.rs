@@ -1,6 +1,8 @@
 //! The kubelet whole: against an API in memory, a runtime in memory, and a client of its endpoints over real TLS.
 
 mod fake_runtime;
+mod images;
+mod resize;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,6 +65,7 @@ struct Cluster {
     runtime: FakeRuntime,
     dir: tempfile::TempDir,
     identities: Identities,
+    settings: crate::Settings,
 }
 
 impl Drop for Cluster {
@@ -95,6 +98,7 @@ impl Cluster {
             api,
             dir: tempfile::tempdir().unwrap(),
             identities: Identities::new(),
+            settings: crate::Settings::default(),
         }
     }
 
@@ -124,6 +128,7 @@ impl Cluster {
             },
             version: "v1.36.0".into(),
             port: 0,
+            settings: self.settings.clone(),
         };
         let run = crate::run(config, stop.clone());
         tasks.spawn("kubelet", async move { run.await.unwrap() });

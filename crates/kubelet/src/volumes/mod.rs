@@ -51,6 +51,10 @@ pub(crate) async fn set_up(
     let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        // The runtime mounts an image itself, where a container wants it.
+        if volume.image.is_some() {
+            continue;
+        }
         let fails = |waits_for_object, source| VolumeError { volume: volume.name.clone(), waits_for_object, source };
         let payload = match payload::files(pod, volume, sources) {
             Some(Err(error)) => return Err(fails(true, error.into())),

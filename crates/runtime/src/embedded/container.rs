@@ -1,5 +1,6 @@
 //! Containers: made, started, stopped, removed, changed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,7 +40,9 @@ impl Embedded {
         let image = image.ok_or_else(|| RuntimeError::NotFound { kind: "image", id: wanted.clone() })?;
         let identity = self.identity(&image, &config).await?;
         let id = new_id();
-        let record = self.container_record(&id, sandbox, &config, &pod, &image)?;
+        let mut record = self.container_record(&id, sandbox, &config, &pod, &image)?;
+        let mut config = config;
+        record.volume_images = self.volume_images(&mut config).await?;
         let parts = spec::Parts {
             config: &config,
             sandbox: &sandbox.record,
@@ -48,6 +51,7 @@ impl Embedded {
             identity: &identity,
             cgroup: &record.cgroup,
             processes: &record.processes,
+            volume_images: &record.volume_images,
         };
         let spec = spec::build(&parts).map_err(|error| match error {
             spec::SpecError::Invalid(text) => RuntimeError::Invalid(text),
@@ -61,13 +65,40 @@ impl Embedded {
         let container =
             Arc::new(Container { record, config: Mutex::new(config), identity: Some(identity), directory, state });
         // An image that was removed meanwhile may have lost its layers; one that is removed from now on sees this container.
-        if self.find_image(&image.id).await?.is_none() {
-            self.remove(&container).await?;
-            return Err(RuntimeError::NotFound { kind: "image", id: wanted });
+        for image in container.record.volume_images.keys().chain([&image.id]) {
+            if self.find_image(image).await?.is_none() {
+                self.remove(&container).await?;
+                return Err(RuntimeError::NotFound { kind: "image", id: image.clone() });
+            }
         }
         self.known().containers.insert(id.clone(), container.clone());
         self.tell(&container, v1::ContainerEventType::ContainerCreatedEvent);
         Ok(id)
+    }
+
+    /// The images that a container mounts, with their layers; the mounts name them by id from here on.
+    async fn volume_images(
+        &self,
+        config: &mut v1::ContainerConfig,
+    ) -> Result<BTreeMap<String, Vec<String>>, RuntimeError> {
+        let mut found = BTreeMap::new();
+        for spec in config.mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
+            if spec.image.is_empty() {
+                continue;
+            }
+            let image = self.find_image(&spec.image).await?;
+            let image = image.ok_or_else(|| RuntimeError::NotFound { kind: "image", id: spec.image.clone() })?;
+            // An overlay without an upper layer has at least two lower ones.
+            let store = self.images.clone();
+            let empty = blocking(move || store.empty_layer()).await.map_err(failed("prepare an image volume"))?;
+            let mut layers = image.layers;
+            if !layers.contains(&empty) || layers.len() == 1 {
+                layers.insert(0, empty);
+            }
+            spec.image.clone_from(&image.id);
+            found.insert(image.id, layers);
+        }
+        Ok(found)
     }
 
     async fn identity(&self, image: &Image, config: &v1::ContainerConfig) -> Result<Identity, RuntimeError> {
@@ -122,6 +153,7 @@ impl Embedded {
             image_id: image.id.clone(),
             image_ref: image.reference(),
             layers: image.layers.clone(),
+            volume_images: BTreeMap::new(),
             cgroup: format!("{}/{id}", sandbox.record.cgroup.trim_end_matches('/')),
             processes,
             stdin: config.stdin,

@@ -368,6 +368,10 @@ impl Runtime for Embedded {
     }
 
     async fn pull_image(&self, image: &str, auth: Option<v1::AuthConfig>) -> Result<String, RuntimeError> {
+        // What an administrator brought is what is meant, also where the registry has something else or cannot be reached.
+        if let Some(brought) = self.find_image(image).await?.filter(|image| image.pinned) {
+            return Ok(brought.id);
+        }
         let pulled = self.registries.pull(&self.images, image, auth.as_ref()).await;
         Ok(pulled.map_err(failed(format!("pull image {image:?}")))?.id)
     }

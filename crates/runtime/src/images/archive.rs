@@ -11,7 +11,7 @@ use std::rc::Rc;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::reference::{Reference, is_digest};
+use cri::{Reference, is_digest};
 
 /// Manifests and configurations above this are refused.
 const DOCUMENT_BYTES_MAX: u64 = 8 << 20;

@@ -16,7 +16,6 @@
 mod archive;
 mod folder;
 mod layer;
-mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -28,13 +27,12 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use archive::ArchiveError;
+pub use cri::{Reference, ReferenceError};
 pub use folder::Imported;
 pub use layer::LayerError;
 use layer::Limits;
-pub use reference::{Reference, ReferenceError};
 
 pub(crate) use archive::{Found, Spooled, hex};
-pub(crate) use reference::is_digest;
 
 use crate::records::{self, ContainerRecord, Durability};
 
@@ -256,7 +254,7 @@ impl Store {
     pub(crate) fn present_layers(&self, config: &[u8]) -> Vec<bool> {
         let digests = serde_json::from_slice::<ConfigFile>(config).map(|file| file.rootfs.diff_ids).unwrap_or_default();
         let present =
-            |digest: &String| reference::is_digest(digest) && self.layers_directory().join(layer_name(digest)).exists();
+            |digest: &String| cri::is_digest(digest) && self.layers_directory().join(layer_name(digest)).exists();
         digests.iter().map(present).collect()
     }
 
@@ -275,7 +273,10 @@ impl Store {
         let _lock = self.lock(FlockOperation::LockExclusive)?;
         let mut index = Index::clone(&*self.index()?);
         let Some(image) = index.find(reference).cloned() else { return Ok(false) };
-        if let Some(container) = self.containers()?.into_iter().find(|container| container.image_id == image.id) {
+        let uses = |container: &ContainerRecord| {
+            container.image_id == image.id || container.volume_images.contains_key(&image.id)
+        };
+        if let Some(container) = self.containers()?.into_iter().find(uses) {
             return Err(StoreError::InUse { image: reference.to_owned(), container: container.id });
         }
         index.images.remove(&image.id);
@@ -308,7 +309,7 @@ impl Store {
         }
         let (mut layers, mut size) = (Vec::new(), 0);
         for (digest, layer) in digests.iter().zip(&found.layers) {
-            if !reference::is_digest(digest) {
+            if !cri::is_digest(digest) {
                 return Err(damaged(format!("it names a layer {digest:?}, which is no digest")));
             }
             let name = layer_name(digest).to_owned();
@@ -380,7 +381,8 @@ impl Store {
         Ok(size)
     }
 
-    fn empty_layer(&self) -> Result<String, StoreError> {
+    /// A layer with nothing in it.
+    pub(crate) fn empty_layer(&self) -> Result<String, StoreError> {
         let path = self.layers_directory().join("empty");
         match std::fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(file_error("make", &path)(error)),
@@ -485,7 +487,10 @@ impl Store {
 
     fn collect_garbage(&self, index: &Index) -> Result<(), StoreError> {
         let mut needed: BTreeSet<String> = index.images.values().flat_map(|image| image.layers.clone()).collect();
-        needed.extend(self.containers()?.into_iter().flat_map(|container| container.layers));
+        for container in self.containers()? {
+            needed.extend(container.layers);
+            needed.extend(container.volume_images.into_values().flatten());
+        }
         for layer in directories(&self.layers_directory())? {
             let name = layer.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !needed.contains(&name) {

@@ -19,9 +19,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
+use cri::Reference;
 use serde::Deserialize;
-
-use crate::images::Reference;
 
 /// Rewrite rules of one mirror, and the size of each: a rule is the administrator's, but a typing error must not take all memory.
 const REWRITE_BYTES_MAX: usize = 1 << 20;

@@ -1,9 +1,8 @@
 //! Manifests and indexes of registries, and which of several platforms is ours. Pure. The OCI image and distribution
 //! specifications and Docker's schema 2 define them.
 
+use cri::is_digest;
 use serde::Deserialize;
-
-use crate::images::is_digest;
 
 /// What we say that we understand.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
-use cri::v1;
+use cri::{Reference, ReferenceError, v1};
 use futures::stream::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
@@ -29,7 +29,7 @@ use connection::Route;
 use manifest::Platform;
 use transfer::Session;
 
-use crate::images::{Found, Image, Reference, ReferenceError, Spooled, Store, StoreError};
+use crate::images::{Found, Image, Spooled, Store, StoreError};
 
 /// Blobs of one image that come at once.
 const BLOBS_AT_ONCE: usize = 3;

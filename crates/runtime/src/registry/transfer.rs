@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use base::Backoff;
+use cri::is_digest;
 use http::{StatusCode, header};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncWriteExt, BufWriter};
@@ -15,7 +16,7 @@ use super::authorization;
 use super::config::{Credentials, Endpoint};
 use super::connection::{Answer, Request, Route};
 use super::manifest::{ACCEPT, Descriptor};
-use crate::images::{hex, is_digest};
+use crate::images::hex;
 
 /// Tries in a row that bring nothing. A try that brought some bytes of a blob counts as none.
 const ATTEMPTS_MAX: u32 = 5;

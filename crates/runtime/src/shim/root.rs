@@ -16,6 +16,7 @@ use rustix::mount::MountFlags;
 
 use super::launch::{Context, LaunchError, step};
 use crate::records::ContainerRecord;
+use crate::spec::IMAGE;
 
 /// The kernel takes one page of options for a mount, and the last byte is its end.
 const OVERLAY_OPTIONS_MAX: usize = 4095;
@@ -30,6 +31,10 @@ pub(super) fn enter(context: &Context, record: &ContainerRecord, spec: &Spec) ->
     mount_overlay(&context.layers, &directory, record)?;
     let root = Rooted::open(&directory.join("rootfs")).map_err(step("rootfs"))?;
     for (wanted, source) in mounts.iter().zip(opened) {
+        let source = match wanted.typ().as_deref() {
+            Some(IMAGE) => Some(image_tree(&context.layers, &directory, wanted)?),
+            _ => source,
+        };
         place(context, record, &root, wanted, source)?;
     }
     make_devices(&root, spec)?;
@@ -75,6 +80,40 @@ fn mount_overlay(layers: &Path, directory: &Path, record: &ContainerRecord) -> R
     rustix::process::chdir("/").map_err(step("chdir"))
 }
 
+/// A copy of what is at a path of an image, read-only; the overlay that it comes from is mounted in this namespace for a moment.
+fn image_tree(layers: &Path, directory: &Path, wanted: &oci::Mount) -> Result<OwnedFd, LaunchError> {
+    let what = || format!("mount an image on {}", wanted.destination().display());
+    let options = wanted.options().iter().flatten().filter_map(|option| option.strip_prefix("layer="));
+    let mut lower: Vec<_> = options.collect();
+    // An image without layers has the empty one twice, which an overlay does not take: it is empty itself.
+    lower.dedup();
+    lower.reverse();
+    let inner = wanted.source().as_deref().unwrap_or(Path::new(""));
+    let scratch = directory.join("volume");
+    std::fs::create_dir_all(&scratch).map_err(step(what()))?;
+    let mounted = if lower.len() < 2 {
+        let only = layers.join(lower.first().copied().unwrap_or("empty"));
+        rustix::mount::mount_bind(&only, &scratch)
+    } else {
+        rustix::process::chdir(layers).map_err(step(what()))?;
+        let data = format!("lowerdir={}", lower.join(":"));
+        if data.len() > OVERLAY_OPTIONS_MAX {
+            return Err(LaunchError(format!("{}: it has too many layers for one overlay", what())));
+        }
+        let data = std::ffi::CString::new(data).map_err(step(what()))?;
+        rustix::mount::mount("overlay", &scratch, "overlay", MountFlags::RDONLY, data.as_c_str())
+    };
+    mounted.map_err(step(what()))?;
+    rustix::process::chdir("/").map_err(step("chdir"))?;
+    let found = Rooted::open(&scratch)
+        .and_then(|root| root.open_at(inner, OFlags::PATH, Mode::empty()))
+        .and_then(|found| mount::clone_fd(found.as_fd()));
+    let found =
+        found.map_err(step(format!("open {} of the image for {}", inner.display(), wanted.destination().display())));
+    mount::unmount(&scratch, mount::UnmountFlags::DETACH).map_err(step(what()))?;
+    found
+}
+
 /// What a mount's options say.
 #[derive(Debug)]
 struct Options<'a> {
@@ -113,6 +152,7 @@ fn parse(options: Option<&Vec<String>>) -> Options<'_> {
             "private" | "rprivate" => parsed.propagation = Some(Propagation::Private),
             "slave" | "rslave" => parsed.propagation = Some(Propagation::Slave),
             "shared" | "rshared" => parsed.propagation = Some(Propagation::Shared),
+            layer if layer.starts_with("layer=") => {}
             data => parsed.data.push(data.split_once('=').unwrap_or((data, ""))),
         }
     }

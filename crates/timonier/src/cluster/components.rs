@@ -183,6 +183,7 @@ fn kubelet_config(
         server,
         version: super::version().git_version,
         port: ground.options.kubelet_port,
+        settings: ground.options.node.settings(&ground.data),
         client,
     }
 }

@@ -6,6 +6,7 @@
 mod components;
 pub(crate) mod encryption;
 mod late_network;
+mod node_options;
 mod options;
 mod running;
 

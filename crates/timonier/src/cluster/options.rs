@@ -9,6 +9,7 @@ use apiserver::authentication::static_tokens::StaticTokens;
 use clap::Args;
 use ipnet::Ipv4Net;
 
+use super::node_options::NodeOptions;
 use crate::data_dir::DataDir;
 
 /// Flags of `timonier up`.
@@ -46,6 +47,8 @@ pub(crate) struct Options {
     /// data directory, where it is there].
     #[arg(long, value_name = "FILE")]
     registries_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) node: NodeOptions,
 }
 
 /// How many of the cluster's addresses each node gets.

@@ -1,0 +1,113 @@
+//! What an administrator may choose about a node, under the names of upstream's kubelet. The defaults are upstream's.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Choices about a node.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Images that are pulled at once; 1 pulls one after the other.
+    pub image_pulls_max: usize,
+    /// When unused images go.
+    pub image_gc: ImageGc,
+    /// Pods that run here at most.
+    pub pods_max: i64,
+    /// What the system and the node's own processes keep for themselves.
+    pub reserved: Reserved,
+    /// What makes pods go.
+    pub eviction: Eviction,
+    /// A log over this size is begun anew.
+    pub log_bytes_max: u64,
+    /// Files of one log, the present one among them.
+    pub log_files_max: usize,
+    /// Kernel parameters that pods may set beside the safe ones; `net.core.*` stands for all with this beginning.
+    pub unsafe_sysctls: Vec<String>,
+    /// A folder of pods that run whether or not there is an API server.
+    pub manifests: Option<PathBuf>,
+}
+
+/// When unused images go.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageGc {
+    /// With more of the disk in use than this, in percent, images are removed.
+    pub high_percent: u64,
+    /// Until no more than this is in use.
+    pub low_percent: u64,
+    /// An image that came since is kept.
+    pub age_min: Duration,
+}
+
+/// What pods may not ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// Thousandths of a core.
+    pub milli_cpu: i64,
+    /// Bytes.
+    pub memory_bytes: i64,
+    /// Bytes.
+    pub ephemeral_bytes: i64,
+}
+
+/// When pods are evicted at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eviction {
+    /// With less memory available.
+    pub memory: Threshold,
+    /// With less space free where the kubelet's files are.
+    pub node_disk: Threshold,
+    /// With fewer inodes free there, in percent.
+    pub node_inodes: Threshold,
+    /// With less space free where the images are, if that is another disk.
+    pub image_disk: Threshold,
+    /// With fewer process ids left.
+    pub pids: Threshold,
+    /// How long a condition such as `DiskPressure` lasts at least: without it a node at its limit would change its mind all the time.
+    pub transition: Duration,
+}
+
+/// An amount, or a share of what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threshold {
+    /// So many bytes or things.
+    Amount(i64),
+    /// So much of a hundred.
+    Percent(i64),
+    /// Never.
+    Off,
+}
+
+impl Threshold {
+    /// What it amounts to of `capacity`; `None` where it is off.
+    pub(crate) fn of(self, capacity: i64) -> Option<i64> {
+        match self {
+            Self::Amount(amount) => Some(amount),
+            Self::Percent(percent) => {
+                Some(i64::try_from(i128::from(capacity) * i128::from(percent) / 100).unwrap_or(0))
+            }
+            Self::Off => None,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            image_pulls_max: 4,
+            image_gc: ImageGc { high_percent: 85, low_percent: 80, age_min: Duration::from_secs(120) },
+            pods_max: 110,
+            reserved: Reserved::default(),
+            eviction: Eviction {
+                memory: Threshold::Amount(100 << 20),
+                node_disk: Threshold::Percent(10),
+                node_inodes: Threshold::Percent(5),
+                image_disk: Threshold::Percent(15),
+                pids: Threshold::Percent(1),
+                transition: Duration::from_secs(300),
+            },
+            log_bytes_max: 10 << 20,
+            log_files_max: 5,
+            unsafe_sysctls: Vec::new(),
+            manifests: None,
+        }
+    }
+}

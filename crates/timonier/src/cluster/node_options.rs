@@ -1,0 +1,159 @@
+//! What a node can be told at its start, in the words of upstream's kubelet.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kubelet::Settings;
+use kubelet::settings::{Reserved, Threshold};
+use machinery::quantity::Quantity;
+
+use crate::data_dir::DataDir;
+
+/// Flags about this node.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Node")]
+pub(crate) struct NodeOptions {
+    /// Pods that run here at most.
+    #[arg(long, value_name = "NUMBER", default_value_t = 110)]
+    max_pods: u16,
+    /// Images that are pulled at once; 1 pulls one after the other.
+    #[arg(long, value_name = "NUMBER", default_value_t = 4)]
+    max_parallel_image_pulls: u16,
+    /// What the node's own processes keep, such as cpu=200m,memory=256Mi,ephemeral-storage=1Gi.
+    #[arg(long, value_name = "LIST", value_parser = reserved, default_value = "")]
+    kube_reserved: Reserved,
+    /// What the system keeps, likewise.
+    #[arg(long, value_name = "LIST", value_parser = reserved, default_value = "")]
+    system_reserved: Reserved,
+    /// When pods are evicted, such as memory.available<200Mi,nodefs.available<5%. What is not named keeps its default.
+    #[arg(long, value_name = "LIST", value_parser = eviction, default_value = "")]
+    eviction_hard: kubelet::settings::Eviction,
+    /// Images are collected when more of the disk than this is in use, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u64).range(0..=100))]
+    image_gc_high_threshold: u64,
+    /// Until no more than this is in use, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u64).range(0..=100))]
+    image_gc_low_threshold: u64,
+    /// A container's log of more than this is begun anew.
+    #[arg(long, value_name = "QUANTITY", default_value = "10Mi", value_parser = bytes)]
+    container_log_max_size: i64,
+    /// Files of one log.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..))]
+    container_log_max_files: u16,
+    /// Kernel parameters that pods may set beside the safe ones, such as net.core.somaxconn,kernel.msg*.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    allowed_unsafe_sysctls: Vec<String>,
+    /// A folder of pods that run with or without the API server [default: manifests in the data directory].
+    #[arg(long, value_name = "FOLDER")]
+    pod_manifest_path: Option<PathBuf>,
+}
+
+impl NodeOptions {
+    pub(super) fn settings(&self, data: &DataDir) -> Settings {
+        let defaults = Settings::default();
+        let both = |of: fn(&Reserved) -> i64| of(&self.kube_reserved).saturating_add(of(&self.system_reserved));
+        Settings {
+            image_pulls_max: self.max_parallel_image_pulls.into(),
+            image_gc: kubelet::settings::ImageGc {
+                high_percent: self.image_gc_high_threshold,
+                low_percent: self.image_gc_low_threshold.min(self.image_gc_high_threshold),
+                ..defaults.image_gc
+            },
+            pods_max: self.max_pods.into(),
+            reserved: Reserved {
+                milli_cpu: both(|list| list.milli_cpu),
+                memory_bytes: both(|list| list.memory_bytes),
+                ephemeral_bytes: both(|list| list.ephemeral_bytes),
+            },
+            eviction: self.eviction_hard,
+            log_bytes_max: self.container_log_max_size.unsigned_abs(),
+            log_files_max: self.container_log_max_files.into(),
+            unsafe_sysctls: self.allowed_unsafe_sysctls.clone(),
+            manifests: Some(self.pod_manifest_path.clone().unwrap_or_else(|| data.path("manifests"))),
+        }
+    }
+}
+
+fn quantity(text: &str) -> Result<Quantity, String> {
+    Quantity::parse(text).map_err(|error| format!("{text:?} is no quantity: {}", base::chain(&error)))
+}
+
+fn bytes(text: &str) -> Result<i64, String> {
+    let bytes = i64::try_from(quantity(text)?.value()).unwrap_or(i64::MAX);
+    if bytes > 0 { Ok(bytes) } else { Err(format!("{text:?} is nothing")) }
+}
+
+fn pairs<'a>(text: &'a str, sign: char) -> impl Iterator<Item = Result<(&'a str, &'a str), String>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(move |part| part.split_once(sign).ok_or_else(|| format!("{part:?} has no {sign:?}")))
+}
+
+fn reserved(text: &str) -> Result<Reserved, String> {
+    let mut list = Reserved::default();
+    for pair in pairs(text, '=') {
+        let (name, value) = pair?;
+        let value = quantity(value)?;
+        let whole = i64::try_from(value.value()).unwrap_or(i64::MAX);
+        match name {
+            "cpu" => list.milli_cpu = i64::try_from(value.milli_value()).unwrap_or(i64::MAX),
+            "memory" => list.memory_bytes = whole,
+            "ephemeral-storage" => list.ephemeral_bytes = whole,
+            // Upstream takes it too, and it bounds nothing that we could keep.
+            other => return Err(format!("{other:?} cannot be reserved: cpu, memory and ephemeral-storage can")),
+        }
+    }
+    Ok(list)
+}
+
+fn eviction(text: &str) -> Result<kubelet::settings::Eviction, String> {
+    let mut all = Settings::default().eviction;
+    for pair in pairs(text, '<') {
+        let (signal, value) = pair?;
+        let threshold = match value.strip_suffix('%') {
+            Some("0") => Threshold::Off,
+            Some(percent) => match percent.parse::<i64>() {
+                Ok(percent @ 1..=99) => Threshold::Percent(percent),
+                _ => return Err(format!("{value:?} is no share of a hundred")),
+            },
+            None => match i64::try_from(quantity(value)?.value()).unwrap_or(i64::MAX) {
+                0 => Threshold::Off,
+                amount => Threshold::Amount(amount),
+            },
+        };
+        match signal {
+            "memory.available" => all.memory = threshold,
+            "nodefs.available" => all.node_disk = threshold,
+            "nodefs.inodesFree" => all.node_inodes = threshold,
+            "imagefs.available" => all.image_disk = threshold,
+            "pid.available" => all.pids = threshold,
+            other => return Err(format!("{other:?} is no signal that pods are evicted by")),
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_understood_and_nonsense_is_named() {
+        let list = reserved("cpu=200m, memory=1Gi").unwrap();
+        assert_eq!((list.milli_cpu, list.memory_bytes, list.ephemeral_bytes), (200, 1 << 30, 0));
+        let all = eviction("memory.available<200Mi,nodefs.available<5%,pid.available<0%").unwrap();
+        assert_eq!(
+            (all.memory, all.node_disk, all.pids),
+            (Threshold::Amount(200 << 20), Threshold::Percent(5), Threshold::Off)
+        );
+        for (result, wanted) in [
+            (reserved("cpu").map(drop), "has no '='"),
+            (reserved("gpu=1").map(drop), "cannot be reserved"),
+            (reserved("cpu=x").map(drop), "no quantity"),
+            (eviction("x<1").map(drop), "no signal"),
+            (eviction("nodefs.available<200%").map(drop), "no share"),
+        ] {
+            let error = result.unwrap_err();
+            assert!(error.contains(wanted), "{wanted}: {error}");
+        }
+    }
+}
