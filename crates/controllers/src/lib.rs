@@ -13,12 +13,18 @@ pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslicemirroring;
+pub mod ephemeral_volume;
 pub mod garbage_collector;
 pub mod job;
 pub mod legacy_service_account_token_cleaner;
+pub mod local_volume_provisioner;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod persistentvolume_binder;
+pub mod persistentvolume_expander;
+pub mod persistentvolume_protection;
+pub mod persistentvolumeclaim_protection;
 pub mod pod_gc;
 pub mod podautoscaler;
 pub mod replicaset;
@@ -32,6 +38,7 @@ pub mod taint_eviction;
 pub mod token_cleaner;
 pub mod ttl;
 pub mod ttlafterfinished;
+pub mod volumeattributesclass_protection;
 
 mod claims;
 mod conditions;
@@ -45,6 +52,7 @@ mod service;
 mod template;
 #[cfg(test)]
 mod tests;
+mod volume_claims;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -68,11 +76,19 @@ pub const CONTROLLERS: &[Descriptor] = &[
     endpoints::CONTROLLER,
     endpointslice::CONTROLLER,
     endpointslicemirroring::CONTROLLER,
+    ephemeral_volume::CONTROLLER,
     job::CONTROLLER,
     legacy_service_account_token_cleaner::CONTROLLER,
+    local_volume_provisioner::provision::CONTROLLER,
+    local_volume_provisioner::remove::CONTROLLER,
     namespace::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
+    persistentvolume_binder::claim::CONTROLLER,
+    persistentvolume_binder::volume::CONTROLLER,
+    persistentvolume_expander::CONTROLLER,
+    persistentvolume_protection::CONTROLLER,
+    persistentvolumeclaim_protection::CONTROLLER,
     pod_gc::CONTROLLER,
     podautoscaler::CONTROLLER,
     replicaset::CONTROLLER,
@@ -85,6 +101,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     token_cleaner::CONTROLLER,
     ttl::CONTROLLER,
     ttlafterfinished::CONTROLLER,
+    volumeattributesclass_protection::CONTROLLER,
 ];
 
 /// Controllers that look at all resources, whatever is served.
@@ -183,12 +200,27 @@ const SHARED_IDENTITIES: &[(&Descriptor, &str)] = &[
     (&certificates::signing::CONTROLLER, certificates::IDENTITY),
     (&daemonset::CONTROLLER, "daemon-set-controller"),
     (&disruption::stale_condition::CONTROLLER, disruption::CONTROLLER.name),
+    (&local_volume_provisioner::remove::CONTROLLER, local_volume_provisioner::IDENTITY),
     (&node_ipam::CONTROLLER, node_lifecycle::CONTROLLER.name),
+    (&persistentvolume_binder::claim::CONTROLLER, persistentvolume_binder::IDENTITY),
+    (&persistentvolume_binder::volume::CONTROLLER, persistentvolume_binder::IDENTITY),
+];
+
+/// Rows whose events name another source than the row.
+const EVENT_SOURCES: &[(&Descriptor, &str)] = &[
+    (&ephemeral_volume::CONTROLLER, ephemeral_volume::EVENT_SOURCE),
+    (&persistentvolume_binder::claim::CONTROLLER, persistentvolume_binder::EVENT_SOURCE),
+    (&persistentvolume_binder::volume::CONTROLLER, persistentvolume_binder::EVENT_SOURCE),
+    (&persistentvolume_expander::CONTROLLER, persistentvolume_expander::EVENT_SOURCE),
 ];
 
 /// The service account of a controller.
 fn identity(name: &str) -> &str {
-    SHARED_IDENTITIES.iter().find(|(row, _)| row.name == name).map_or(name, |(_, identity)| identity)
+    renamed(SHARED_IDENTITIES, name)
+}
+
+fn renamed<'a>(names: &[(&Descriptor, &'a str)], name: &'a str) -> &'a str {
+    names.iter().find(|(row, _)| row.name == name).map_or(name, |(_, other)| other)
 }
 
 fn context(
@@ -204,7 +236,8 @@ fn context(
         true => config.informers.clone(),
         false => (config.clients)(identity(name)),
     };
-    let recorder = Recorder::new(client.clone(), tasks, stop.clone(), config.clock.clone(), name, "");
+    let source = renamed(EVENT_SOURCES, name);
+    let recorder = Recorder::new(client.clone(), tasks, stop.clone(), config.clock.clone(), source, "");
     let (informers, clock, random) = (informers.clone(), config.clock.clone(), config.random.clone());
     Ctx { client, informers, clock, random, recorder, settings: settings.clone() }
 }
