@@ -129,6 +129,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) image: &'a v1::Image,
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) mounts: Vec<v1::Mount>,
+    pub(crate) devices: Vec<v1::Device>,
     pub(crate) capacity: Capacity,
     /// The id of the container whose processes this one shares.
     pub(crate) target: Option<String>,
@@ -171,6 +172,7 @@ pub(crate) fn container(
         }),
         envs: parts.variables.into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),
         mounts: parts.mounts,
+        devices: parts.devices,
         ..Default::default()
     })
 }
@@ -267,14 +269,14 @@ fn check_user(
     }
 }
 
-/// One mount of a volume into a container.
-pub(crate) fn mount(spec: &VolumeMount, host_path: &Path) -> v1::Mount {
+/// One mount of a volume into a container; a volume that is read only is so in all.
+pub(crate) fn mount(spec: &VolumeMount, host_path: &Path, read_only: bool) -> v1::Mount {
     let propagation = match spec.mount_propagation.as_deref() {
         Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
         Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
         _ => v1::MountPropagation::PropagationPrivate,
     };
-    let readonly = spec.read_only == Some(true);
+    let readonly = read_only || spec.read_only == Some(true);
     v1::Mount {
         container_path: if spec.mount_path.starts_with('/') {
             spec.mount_path.clone()
@@ -305,6 +307,7 @@ mod tests {
             image,
             variables: vec![("A".into(), "1".into())],
             mounts: vec![],
+            devices: vec![],
             capacity: Capacity::default(),
             target: None,
         };

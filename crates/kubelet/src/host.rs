@@ -17,6 +17,7 @@ use crate::identity::Identity;
 use crate::images::Images;
 use crate::resources::Capacity;
 use crate::settings::Settings;
+use crate::volumes::local::LocalVolumes;
 
 /// The node, as its pod workers see it.
 pub(crate) struct Host {
@@ -32,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) random: Random,
     pub(crate) root_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
+    /// The volumes on this node's disk.
+    pub(crate) local_volumes: LocalVolumes,
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) cluster_domain: String,
     pub(crate) capacity: Capacity,

@@ -195,7 +195,12 @@ impl Job {
             host_ips: &self.host.node_ips,
             capacity: self.host.capacity,
         };
-        let done = volumes::set_up(&self.pod, &self.directory(), &sources, &self.host.stamp()).await;
+        let ground = volumes::Ground {
+            client,
+            node: self.host.node.get(&api::Key::new("", self.host.node_name.as_str())),
+            local: &self.host.local_volumes,
+        };
+        let done = volumes::set_up(&self.pod, &self.directory(), &sources, &ground, &self.host.stamp()).await;
         done.map_err(|error| {
             let failure = self.setup_failure("FailedMount", chain(&error));
             // Its coming is an event; until then a retry would fail the same way, so it is rare.
@@ -400,8 +405,9 @@ impl Job {
         };
         let variables = environment::variables(&self.pod, spec, &facts).map_err(|error| error.to_string())?;
         let mounts = self.mounts(spec, attempt, &variables, volume_images).await?;
+        let devices = self.devices(spec)?;
         let target = self.target_of(&spec.name).await?;
-        let parts = config::Parts { attempt, image, variables, mounts, capacity: self.host.capacity, target };
+        let parts = config::Parts { attempt, image, variables, mounts, devices, capacity: self.host.capacity, target };
         let config = config::container(&self.pod, &self.identity, spec, parts).map_err(|error| error.to_string())?;
         Ok((sandbox.id, config))
     }
@@ -432,7 +438,8 @@ impl Job {
         for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
             let volume = self.spec().volumes.iter().flatten().find(|volume| volume.name == mount.name);
             let volume = volume.ok_or_else(|| format!("volume {:?} of a volumeMount is not in the pod", mount.name))?;
-            let location = volumes::location(&directory, volume);
+            let location = volumes::location(&directory, &self.pod, volume)
+                .map_err(|error| format!("volume {:?} is not set up: {error}", mount.name))?;
             let lookup = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
             let expanded = mount
                 .sub_path_expr
@@ -462,12 +469,30 @@ impl Job {
                     target
                 }
             };
-            list.push(config::mount(mount, &source));
+            list.push(config::mount(mount, &source, volumes::is_read_only(volume)));
         }
         self.own_files(spec, attempt, &mut list)
             .await
             .map_err(|error| format!("cannot make the container's own files: {error}"))?;
         Ok(list)
+    }
+
+    /// The block devices that a container gets of the pod's volumes.
+    fn devices(&self, spec: &Container) -> Result<Vec<v1::Device>, String> {
+        let device = |wanted: &api::typed::core::v1::VolumeDevice| {
+            let volume = self.spec().volumes.iter().flatten().find(|volume| volume.name == wanted.name);
+            let volume =
+                volume.ok_or_else(|| format!("volume {:?} of a volumeDevice is not in the pod", wanted.name))?;
+            let location = volumes::location(&self.directory(), &self.pod, volume)
+                .map_err(|error| format!("volume {:?} is not set up: {error}", wanted.name))?;
+            let permissions = if volumes::is_read_only(volume) { "r" } else { "mrw" };
+            Ok(v1::Device {
+                container_path: wanted.device_path.clone(),
+                host_path: location.to_string_lossy().into_owned(),
+                permissions: permissions.to_owned(),
+            })
+        };
+        spec.volume_devices.iter().flatten().map(device).collect()
     }
 
     /// The hosts file, and the file for the container's last words.

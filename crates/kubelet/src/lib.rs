@@ -54,6 +54,7 @@ use host::Host;
 use images::Images;
 use node::Registration;
 use node::facts::Facts;
+use volumes::local::LocalVolumes;
 
 pub use server::ServerConfig;
 pub use settings::Settings;
@@ -83,6 +84,8 @@ pub struct Config {
     pub root_dir: PathBuf,
     /// The logs of containers: `NAMESPACE_POD_UID/CONTAINER/N.log`.
     pub log_dir: PathBuf,
+    /// The persistent volumes on this node's disk; made with mode 0700 when there is one.
+    pub volumes_dir: PathBuf,
     /// The resolvers that pods get.
     pub cluster_dns: Vec<IpAddr>,
     /// The domain of services, such as `cluster.local`.
@@ -141,6 +144,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         port,
         version: config.version.clone(),
         root_dir: config.root_dir.clone(),
+        volumes_dir: config.volumes_dir.clone(),
         client: config.client.clone(),
         runtime: config.runtime.clone(),
         clock: config.clock.clone(),
@@ -159,6 +163,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         informers: config.informers,
         runtime: config.runtime,
         runtime_name,
+        local_volumes: LocalVolumes { directory: config.volumes_dir, root_dir: config.root_dir.clone() },
         recorder: config.recorder,
         clock: config.clock,
         random: config.random,
@@ -177,6 +182,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
     });
     tasks.spawn("node", node::run(registration, facts, stop.child()));
     tasks.spawn("pods", pods::run(host.clone(), stop.child()));
+    tasks.spawn("local volumes", volumes::local::run(host.clone(), stop.child()));
     tasks.spawn("log rotation", rotation::run(host.clone(), stop.child()));
     tasks.spawn("node server", server::run(config.server, host, stop.child()));
     stop.stopped().await;

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use crate::{Config, run};
 
-struct Running {
-    api: Api,
+pub(crate) struct Running {
+    pub(crate) api: Api,
     tasks: Tasks,
     stop: Stop,
 }
 
 impl Running {
-    fn start(objects: &[Value], disturb: impl Fn(&Api)) -> Self {
+    pub(crate) fn start(objects: &[Value], disturb: impl Fn(&Api)) -> Self {
         let api = Api::new(Random::from_seed(1));
         disturb(&api);
         objects.iter().for_each(|object| drop(api.put(object.clone())));
@@ -42,7 +42,7 @@ impl Running {
     }
 
     /// Waits, in virtual time, until the cluster is as wanted.
-    async fn until(&self, what: &str, holds: impl Fn(&Api) -> bool) {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Api) -> bool) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while !holds(&self.api) {
             assert!(tokio::time::Instant::now() < deadline, "{what} does not come: {:#?}", self.api.list(PODS));
@@ -50,7 +50,7 @@ impl Running {
         }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.stop();
         self.tasks.join().await;
     }
@@ -69,16 +69,16 @@ fn pod(name: &str, cpu: &str, over: &Value) -> Value {
     pod
 }
 
-fn node_of(api: &Api, name: &str) -> Option<String> {
+pub(crate) fn node_of(api: &Api, name: &str) -> Option<String> {
     api.get(PODS, "default", name)?["spec"]["nodeName"].as_str().map(str::to_owned)
 }
 
-fn condition(api: &Api, name: &str) -> Option<Value> {
+pub(crate) fn condition(api: &Api, name: &str) -> Option<Value> {
     let pod = api.get(PODS, "default", name)?;
     pod["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == "PodScheduled").cloned()
 }
 
-fn has_event(api: &Api, reason: &str, message: &str) -> bool {
+pub(crate) fn has_event(api: &Api, reason: &str, message: &str) -> bool {
     api.list(EVENTS).iter().any(|event| event["reason"] == reason && event["message"] == message)
 }
 

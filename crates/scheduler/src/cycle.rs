@@ -6,11 +6,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use api::Key;
+
 use crate::image::{Image, Node, NodeIndex, Nominated, What};
 use crate::intern::Symbol;
 use crate::plugins::{
     Normalize, PLUGINS, Plugin, PluginSet, image_locality, inter_pod_affinity, node_affinity, pod_topology_spread,
-    taint_toleration,
+    taint_toleration, volume_binding, volume_restrictions, volume_zone,
 };
 use crate::pod::{Needs, PodInfo};
 
@@ -37,6 +39,12 @@ pub struct Cycle<'a> {
     pub pod_affinity: Option<inter_pod_affinity::Compiled>,
     /// For `PodTopologySpread`.
     pub spread: Vec<pod_topology_spread::Compiled>,
+    /// For `VolumeBinding`; like the next two nothing for a pod without claims.
+    pub volumes: Option<volume_binding::Compiled>,
+    /// For `VolumeRestrictions`: the claims that nobody else may use.
+    pub exclusive: Vec<Key>,
+    /// For `VolumeZone`.
+    pub zones: Vec<volume_zone::Zone>,
     /// Which plugins have something to say.
     relevant: PluginSet,
 }
@@ -57,6 +65,9 @@ impl<'a> Cycle<'a> {
             affinity,
             extended: needs.requests.extended.iter().map(|(name, _)| interner.find(name)).collect(),
             images: image_locality::compile(&needs.images, image),
+            volumes: volume_binding::compile(image, pod),
+            exclusive: volume_restrictions::compile(image, needs),
+            zones: volume_zone::compile(image, needs),
             relevant: PluginSet::default(),
         };
         for (place, plugin) in PLUGINS.iter().enumerate() {
@@ -79,7 +90,7 @@ impl<'a> Cycle<'a> {
 
     /// Whether what keeps the pod from a node may go with other pods.
     pub fn may_pass_without_others(&self, node: &Node) -> bool {
-        let held = What::RESOURCES.and(What::PORTS);
+        let held = What::RESOURCES.and(What::PORTS).and(What::CLAIMS);
         let mut lasting = self.relevant.iter().filter(|plugin| !plugin.hints.meets(held));
         node.present && lasting.all(|plugin| plugin.filter.is_none_or(|filter| filter(self, node)))
     }
@@ -141,6 +152,8 @@ pub struct Rejections {
     pub reasons: BTreeMap<String, usize>,
     /// Which plugins refused.
     pub plugins: PluginSet,
+    /// Why no node was looked at.
+    pub outright: Option<String>,
 }
 
 impl Rejections {
@@ -158,6 +171,9 @@ impl std::fmt::Display for Rejections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.nodes == 0 {
             return f.write_str("no nodes available to schedule pods");
+        }
+        if let Some(why) = &self.outright {
+            return write!(f, "0/{} nodes are available: {why}.", self.nodes);
         }
         let mut reasons: Vec<_> = self.reasons.iter().map(|(reason, nodes)| format!("{nodes} {reason}")).collect();
         reasons.sort();
@@ -208,6 +224,10 @@ pub(crate) fn place_watched(
     passed: &mut dyn FnMut(&'static str, &'static str),
 ) -> Result<NodeIndex, Rejections> {
     let cycle = Cycle::new(image, pod);
+    if let Some(rejections) = refused_outright(&cycle) {
+        passed("PreFilter", "UnschedulableAndUnresolvable");
+        return Err(rejections);
+    }
     passed("PreFilter", "Success");
     // Where room was made for it, it goes first.
     if let Some(promised) = image.nominated_node(&pod.key).filter(|node| cycle.fits(image.node(*node))) {
@@ -224,6 +244,15 @@ pub(crate) fn place_watched(
             Ok(best)
         }
     }
+}
+
+/// Why the pod can go nowhere as things stand, whatever the node.
+fn refused_outright(cycle: &Cycle<'_>) -> Option<Rejections> {
+    let why = cycle.volumes.as_ref()?.refusal()?.to_owned();
+    let place = PLUGINS.iter().position(|plugin| plugin.name == volume_binding::PLUGIN.name)?;
+    let mut rejections = Rejections { nodes: cycle.image.order().len(), outright: Some(why), ..Rejections::default() };
+    rejections.plugins.insert(place);
+    Some(rejections)
 }
 
 /// How many fitting nodes are enough, as upstream computes it: half of all, less one percent for each 125 nodes, at least

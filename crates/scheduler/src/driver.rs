@@ -3,7 +3,7 @@
 //! One task owns image and queue. It takes in what has happened, places the pods that are ready, and waits for the next
 //! event. Writes run beside it, at most [`WRITES_MAX`] at a time; each reports its end to the task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -16,13 +16,16 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cycle::{Cycle, Rejections, Turn, place_watched};
-use crate::facts::FACTS;
+use crate::facts::{FACTS, Helps};
 use crate::image::{Image, NodeIndex, What};
 use crate::metrics::{self, Attempt, Watch};
 use crate::node::NodeInfo;
+use crate::plugins::volume_binding;
 use crate::pod::PodInfo;
 use crate::preemption::{Preemption, preempt};
 use crate::queue::Queue;
+use crate::volumes::Decision;
+use crate::waiting::{Step, Waiting};
 use crate::writes;
 
 /// The scheduler whose pods these are.
@@ -30,7 +33,7 @@ const NAME: &str = "default-scheduler";
 /// Why the condition `PodScheduled` is false.
 const UNSCHEDULABLE: &str = "Unschedulable";
 /// What changes on a node when a pod goes, or needs something else.
-const FREED: What = What::RESOURCES.and(What::PORTS).and(What::PODS);
+const FREED: What = What::RESOURCES.and(What::PORTS).and(What::PODS).and(What::CLAIMS);
 /// How many writes are under way at once. Without a limit a burst of pods would queue up in the API server, where it hurts
 /// everybody.
 const WRITES_MAX: usize = 256;
@@ -66,6 +69,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
         queue: Queue::default(),
         turn: Turn::new(config.random.below(usize::MAX) as u64),
         changed: BTreeMap::new(),
+        claims_changed: BTreeSet::new(),
+        volumes_changed: false,
+        waiting: Waiting::default(),
         attempts: 0,
         writes: 0,
         results,
@@ -80,6 +86,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Infallible> {
 
 /// How a write ended.
 enum Outcome {
+    Asked { pod: Arc<PodInfo>, result: Result<(), ClientError> },
     Bound { pod: Arc<PodInfo>, node: Arc<str>, watch: Watch, result: Result<(), ClientError> },
     Preempted { pod: Arc<PodInfo>, result: Result<(), ClientError> },
     Reported { pod: Arc<PodInfo>, result: Result<(), ClientError> },
@@ -100,6 +107,11 @@ struct Scheduler {
     turn: Turn,
     /// Nodes that changed since the waiting pods were last looked at.
     changed: BTreeMap<NodeIndex, What>,
+    /// Claims that changed since then, and whether something else of storage did.
+    claims_changed: BTreeSet<Key>,
+    volumes_changed: bool,
+    /// Pods that have a node and wait there for their volumes.
+    waiting: Waiting,
     /// How many pods were looked at.
     attempts: u64,
     /// How many writes are under way.
@@ -113,6 +125,7 @@ impl Scheduler {
         loop {
             self.take_in();
             self.give_hints();
+            self.look_at_waiting();
             self.queue.advance(Instant::now());
             // Before everything is known a node looks emptier than it is.
             if self.unsynced == 0 {
@@ -156,7 +169,7 @@ impl Scheduler {
 
     /// Waits for something to happen, and takes it in.
     async fn wait(&mut self) {
-        let due = self.queue.next_due();
+        let due = [self.queue.next_due(), self.waiting.next_due()].into_iter().flatten().min();
         let far = Instant::now() + std::time::Duration::from_secs(3600);
         tokio::select! {
             change = self.nodes.next() => self.on_node(change),
@@ -184,6 +197,13 @@ impl Scheduler {
 
     fn on_fact(&mut self, at: usize, change: Change) {
         let fact = &FACTS[at];
+        if let Change::Applied(object) | Change::Deleted(object) = &change {
+            match fact.helps {
+                Helps::Nobody => {}
+                Helps::ItsUsers => drop(self.claims_changed.insert(object.key().clone())),
+                Helps::WhoWaitsForVolumes => self.volumes_changed = true,
+            }
+        }
         match change {
             Change::Applied(object) => {
                 if let Err(error) = (fact.apply)(&mut self.image, &object) {
@@ -240,6 +260,10 @@ impl Scheduler {
                 return;
             }
         } else if self.image.pod(key).is_some_and(|(counted, _, assumed)| assumed && counted == uid) {
+            if object.is_deleting() && self.waiting.contains(key) {
+                self.forget(key);
+                self.uncount(key);
+            }
             // It is being bound: this state is older.
             return;
         }
@@ -274,6 +298,9 @@ impl Scheduler {
     /// A pod that waits no longer; what was promised to it others may have.
     fn forget(&mut self, key: &Key) {
         self.queue.remove(key);
+        if let Some(decision) = self.waiting.remove(key) {
+            self.image.storage.revert(&decision);
+        }
         if let Some(node) = self.image.withdraw(key) {
             self.note(node, FREED);
         }
@@ -294,6 +321,7 @@ impl Scheduler {
 
     /// Wakes the pods that were rejected and now fit a node that changed.
     fn give_hints(&mut self) {
+        self.give_volume_hints();
         if self.changed.is_empty() {
             return;
         }
@@ -314,6 +342,36 @@ impl Scheduler {
             let cycle = Cycle::new(image, pod);
             changed.iter().any(|(node, what)| plugins.hinted_by(*what) && cycle.fits(image.node(*node)))
         });
+    }
+
+    /// Wakes the pods that were rejected for their volumes and whose turn may have come.
+    fn give_volume_hints(&mut self) {
+        let (claims, all) = (&self.claims_changed, self.volumes_changed);
+        if claims.is_empty() && !all {
+            return;
+        }
+        let event = if all { "PvUpdate" } else { "PvcUpdate" };
+        self.queue.hint(Instant::now(), event, |pod, plugins| {
+            let concerned = || pod.needs.claims.iter().any(|claim| claims.contains(&claim.key));
+            plugins.hinted_by(What::VOLUMES) && (all || concerned())
+        });
+        // Left as they are for those that wait on their nodes.
+    }
+
+    /// Binds the pods whose volumes are bound, and gives up on those whose never will be.
+    fn look_at_waiting(&mut self) {
+        let changed = std::mem::take(&mut self.volumes_changed) | !std::mem::take(&mut self.claims_changed).is_empty();
+        for (pod, step) in self.waiting.steps(&self.image.storage, changed, Instant::now()) {
+            match step {
+                Step::Bind { node, watch } => self.bind_now(pod, node, watch),
+                Step::GiveUp { watch, decision, why } => {
+                    watch.end(Attempt::Error);
+                    self.image.storage.revert(&decision);
+                    let message = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+                    self.give_back(&pod, &message);
+                }
+            }
+        }
     }
 
     fn place_some(&mut self) {
@@ -337,10 +395,30 @@ impl Scheduler {
         }
     }
 
-    fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIndex, mut watch: Watch) {
+    /// Counts a pod where it was placed, and binds it, or first its volumes.
+    fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIndex, watch: Watch) {
+        let decision = volume_binding::decide(&self.image, &pod, node);
         self.image.assume(&pod, node);
         self.note(node, What::PODS);
-        let node = self.image.node(node).name.clone();
+        let name = self.image.node(node).name.clone();
+        match decision {
+            None => self.bind_now(pod, name, watch),
+            Some(decision) => self.reserve(pod, watch, decision),
+        }
+    }
+
+    /// Writes what a pod's volumes need. The pod is bound when they are.
+    fn reserve(&mut self, pod: Arc<PodInfo>, watch: Watch, decision: Decision) {
+        self.image.storage.assume(&decision);
+        self.waiting.insert(pod.clone(), watch, decision.clone(), Instant::now());
+        let (client, informers) = (self.config.client.clone(), self.config.informers.clone());
+        self.write("reserve volumes", async move {
+            let result = writes::reserve_volumes(&client, &informers, &decision).await;
+            Outcome::Asked { pod, result }
+        });
+    }
+
+    fn bind_now(&mut self, pod: Arc<PodInfo>, node: Arc<str>, mut watch: Watch) {
         let client = self.config.client.clone();
         self.write("bind", async move {
             let result = writes::bind(&client, &pod, &node).await;
@@ -410,6 +488,8 @@ impl Scheduler {
     fn on_outcome(&mut self, outcome: Outcome) {
         self.writes -= 1;
         match outcome {
+            Outcome::Asked { pod, result: Ok(()) } => self.waiting.asked(&pod),
+            Outcome::Asked { pod, result: Err(error) } => self.on_reserve_failed(&pod, &error),
             Outcome::Bound { pod, node, watch, result: Ok(()) } => {
                 watch.end(Attempt::Scheduled);
                 self.queue.finish(&pod);
@@ -436,20 +516,40 @@ impl Scheduler {
         }
     }
 
+    /// A pod that is gone needs no volumes any more.
+    fn on_reserve_failed(&mut self, pod: &PodInfo, error: &ClientError) {
+        let Some((decision, watch)) = self.waiting.take(pod) else { return };
+        watch.end(Attempt::Error);
+        self.image.storage.revert(&decision);
+        tracing::warn!(pod = %pod.key, error = chain(error), "cannot reserve volumes");
+        self.give_back(pod, &format!("running PreBind plugin \"VolumeBinding\": {}", chain(error)));
+    }
+
     /// Gives the node's room back and tries again later. If the binding was written all the same, the watch says so.
     fn on_bind_failed(&mut self, pod: &PodInfo, node: &str, error: &ClientError) {
-        let counted = self.image.pod(&pod.key);
-        if !counted.is_some_and(|(uid, _, assumed)| assumed && *uid == *pod.uid) {
-            return;
-        }
-        self.uncount(&pod.key);
-        self.queue.retry(&pod.key, Instant::now());
         if error.is_not_found() {
+            self.take_back(pod);
             return;
         }
         tracing::warn!(pod = %pod.key, node, error = chain(error), "cannot bind");
-        let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {}", chain(error));
-        self.config.recorder.event(&about(pod), EventType::Warning, "FailedScheduling", &message);
+        self.give_back(pod, &format!("binding rejected: running Bind plugin \"DefaultBinder\": {}", chain(error)));
+    }
+
+    fn give_back(&mut self, pod: &PodInfo, message: &str) {
+        if self.take_back(pod) {
+            self.config.recorder.event(&about(pod), EventType::Warning, "FailedScheduling", message);
+        }
+    }
+
+    /// Whether the pod still had the room that it was to get.
+    fn take_back(&mut self, pod: &PodInfo) -> bool {
+        let counted = self.image.pod(&pod.key);
+        let held = counted.is_some_and(|(uid, _, assumed)| assumed && *uid == *pod.uid);
+        if held {
+            self.uncount(&pod.key);
+            self.queue.retry(&pod.key, Instant::now());
+        }
+        held
     }
 }
 

@@ -15,6 +15,7 @@ use crate::companions::Companions;
 use crate::intern::{Interner, Symbol};
 use crate::node::NodeInfo;
 use crate::pod::{AffinityTerm, HostPort, Needs, PodInfo, PodTerms};
+use crate::volumes::Storage;
 
 /// A label's key and value.
 pub type Label = (Box<str>, Box<str>);
@@ -78,6 +79,10 @@ impl What {
     pub const PODS: What = What(16);
     /// The node is new.
     pub const ALL: What = What(31);
+    /// Claims, volumes, and what storage drivers say. Never of one node.
+    pub const VOLUMES: What = What(32);
+    /// Claims that pods here had are free.
+    pub const CLAIMS: What = What(64);
 
     /// Both.
     #[must_use]
@@ -183,6 +188,8 @@ pub struct Node {
     pub extended: Vec<Extended>,
     /// Host ports in use.
     pub ports: Vec<HostPort>,
+    /// Claims that its pods use; one as often as there are pods.
+    pub claims: Vec<Key>,
     /// Pods that were promised room here.
     pub nominated: Vec<Nominated>,
     /// Labels, sorted by key.
@@ -230,6 +237,8 @@ pub struct Image {
     namespaces: HashMap<Box<str>, Vec<Label>>,
     /// Where the pods are that were promised room.
     nominated: HashMap<Key, NodeIndex>,
+    /// The nodes with pods that use a claim; one as often as there are pods.
+    claim_users: HashMap<Key, Vec<NodeIndex>>,
     /// On how many nodes each image is.
     images: HashMap<Symbol, usize>,
     /// How many taints there are that only weigh: without any, nobody looks for them.
@@ -239,6 +248,8 @@ pub struct Image {
     pub budgets: Budgets,
     /// Which pods belong together.
     pub companions: Companions,
+    /// Claims, volumes and what makes them.
+    pub storage: Storage,
 }
 
 impl Image {
@@ -360,6 +371,11 @@ impl Image {
         Some(node)
     }
 
+    /// The nodes with pods that use a claim.
+    pub fn claim_users(&self, claim: &Key) -> &[NodeIndex] {
+        self.claim_users.get(claim).map_or(&[], Vec::as_slice)
+    }
+
     /// How many pods are counted.
     pub fn pods_len(&self) -> usize {
         self.pods.len()
@@ -369,7 +385,7 @@ impl Image {
     #[cfg(test)]
     pub(crate) fn leftovers(&self) -> usize {
         let counted = self.pods.len() + self.crowds.len() + self.keepers.len() + self.nominated.len();
-        let counted = counted + self.drawers.len();
+        let counted = counted + self.drawers.len() + self.claim_users.len() + self.storage.leftovers();
         counted + self.by_name.len() + self.images.len() + self.soft_taints + self.interner.len()
     }
 
@@ -448,6 +464,15 @@ impl Image {
         for (weight, term) in drawing(&held.needs.pods) {
             leave(&mut self.drawers, &(key.namespace.clone(), format!("{term:?}"), weight), held.node);
         }
+        for claim in &held.needs.claims {
+            let users = self.claim_users.get_mut(&claim.key).expect("a counted pod's claims are counted");
+            if let Some(at) = users.iter().position(|user| *user == held.node) {
+                users.swap_remove(at);
+            }
+            if users.is_empty() {
+                self.claim_users.remove(&claim.key);
+            }
+        }
         let node = &mut self.nodes[held.node.0 as usize];
         node.release(&held.needs, &self.interner);
         if let Some(at) = node.pods.iter().position(|counted| counted == key) {
@@ -466,6 +491,9 @@ impl Image {
         self.withdraw(&pod.key);
         for (name, _) in &pod.needs.requests.extended {
             self.interner.acquire(name);
+        }
+        for claim in &pod.needs.claims {
+            self.claim_users.entry(claim.key.clone()).or_default().push(index);
         }
         let node = &mut self.nodes[index.0 as usize];
         node.hold(&pod.needs, &self.interner);
@@ -647,6 +675,7 @@ impl Node {
             taints: Box::default(),
             extended: Vec::new(),
             ports: Vec::new(),
+            claims: Vec::new(),
             nominated: Vec::new(),
             pods: Vec::new(),
             labels: Box::default(),
@@ -655,6 +684,11 @@ impl Node {
             at: 0,
             info: None,
         }
+    }
+
+    /// The value of a label, by their texts.
+    pub fn label_text<'a>(&self, interner: &'a Interner, key: &str) -> Option<&'a str> {
+        self.label(interner.find(key)?).map(|value| interner.text(value))
     }
 
     /// The value of a label.
@@ -666,6 +700,7 @@ impl Node {
     pub fn hold(&mut self, needs: &Needs, interner: &Interner) {
         self.add(needs, 1);
         self.ports.extend(needs.ports.iter().cloned());
+        self.claims.extend(needs.claims.iter().map(|claim| claim.key.clone()));
         for (name, amount) in &needs.requests.extended {
             let Some(name) = interner.find(name) else { continue };
             match self.extended.iter_mut().find(|row| row.name == name) {
@@ -681,6 +716,11 @@ impl Node {
         for port in &needs.ports {
             if let Some(at) = self.ports.iter().position(|held| held == port) {
                 self.ports.swap_remove(at);
+            }
+        }
+        for claim in &needs.claims {
+            if let Some(at) = self.claims.iter().position(|held| *held == claim.key) {
+                self.claims.swap_remove(at);
             }
         }
         for (name, amount) in &needs.requests.extended {

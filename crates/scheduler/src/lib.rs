@@ -8,7 +8,9 @@
 //! Only pods of the scheduler `default-scheduler` are placed; all are counted. A pod is counted on its node from the moment
 //! it is placed, before it is bound, so that no node is given twice.
 //!
-//! Not here: volumes, dynamic resources, profiles and extenders.
+//! A pod whose claims have no volumes yet reserves them where it was placed, and is bound when they are.
+//!
+//! Not here: dynamic resources, profiles and extenders.
 //!
 //! Public behaviour: "Scheduling, Preemption and Eviction" in the Kubernetes documentation.
 
@@ -27,6 +29,8 @@ pub mod pod;
 pub mod preemption;
 pub mod queue;
 pub mod resources;
+pub mod volumes;
+mod waiting;
 mod wire;
 mod writes;
 
@@ -36,5 +40,7 @@ mod api_tests;
 mod preference_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume_tests;
 
 pub use driver::{Config, run};

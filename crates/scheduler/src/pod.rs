@@ -83,8 +83,19 @@ pub struct Needs {
     pub spread: Vec<SpreadConstraint>,
     /// Images of all containers.
     pub images: Box<[Box<str>]>,
+    /// The claims of its volumes.
+    pub claims: Box<[PodClaim]>,
     /// How many containers there are.
     pub containers: usize,
+}
+
+/// A claim of one of a pod's volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodClaim {
+    /// Namespace and name of the claim.
+    pub key: Key,
+    /// Whether it is the pod's own, of a generic ephemeral volume.
+    pub ephemeral: bool,
 }
 
 /// A port of the host.
@@ -245,6 +256,7 @@ impl PodInfo {
         let images = containers().map(|container| container.image.clone()).collect();
         let ports = spec.lasting().flat_map(Container::host_ports).collect();
         let labels = &object.index().labels;
+        let claims = spec.volumes.iter().filter_map(|volume| volume.claim(object.key())).collect();
         let Affinity { node_affinity, pod_affinity, pod_anti_affinity } = spec.affinity.unwrap_or_default();
         let affinity = node_affinity.unwrap_or_default();
         let pods = pod_terms(pod_affinity, pod_anti_affinity, labels)?;
@@ -268,6 +280,7 @@ impl PodInfo {
             pods,
             spread: spread?,
             images,
+            claims,
         };
         let condition = status.conditions.into_iter().find(|condition| &*condition.kind == "PodScheduled");
         Ok(Self {
@@ -318,6 +331,32 @@ struct Spec {
     node_selector: BTreeMap<Box<str>, Box<str>>,
     affinity: Option<Affinity>,
     topology_spread_constraints: Vec<Spread>,
+    volumes: Vec<Volume>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Volume {
+    name: Box<str>,
+    persistent_volume_claim: Option<ClaimSource>,
+    ephemeral: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimSource {
+    claim_name: Box<str>,
+}
+
+impl Volume {
+    fn claim(&self, pod: &Key) -> Option<PodClaim> {
+        if let Some(source) = &self.persistent_volume_claim {
+            let key = Key::new(pod.namespace.clone(), &*source.claim_name);
+            return Some(PodClaim { key, ephemeral: false });
+        }
+        self.ephemeral.as_ref()?;
+        Some(PodClaim { key: Key::new(pod.namespace.clone(), format!("{}-{}", pod.name, self.name)), ephemeral: true })
+    }
 }
 
 impl Spec {

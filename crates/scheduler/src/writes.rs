@@ -1,12 +1,17 @@
-//! What the scheduler writes: bindings, and the condition that says why a pod waits.
+//! What the scheduler writes: bindings, reservations of volumes, and the condition that says why a pod waits.
 
-use api::resources::PODS;
+use api::Key;
+use api::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS};
 use bytes::Bytes;
-use control::{Client, ClientError, DeleteOptions, PatchType};
+use control::{Client, ClientError, DeleteOptions, Informers, PatchType};
 use serde_json::{Value, json};
 
 use crate::image::Counted;
 use crate::pod::PodInfo;
+use crate::volumes::{Decision, SELECTED_NODE};
+
+/// On volumes: nobody asked for this claim, it was found.
+const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 
 /// Binds a pod to a node. Fails when the pod is another than was placed, or is bound already.
 pub(crate) async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(), ClientError> {
@@ -14,6 +19,39 @@ pub(crate) async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(
         "metadata": {"name": &*pod.key.name, "namespace": &*pod.key.namespace, "uid": &*pod.uid},
         "target": {"kind": "Node", "name": node}});
     client.post(PODS, &pod.key, Some("binding"), Bytes::from(body.to_string())).await.map(drop)
+}
+
+/// Reserves free volumes for claims, and tells provisioners for which node they are to make others. The rest is the
+/// controllers' to do. Fails where somebody else was first.
+pub(crate) async fn reserve_volumes(
+    client: &Client,
+    informers: &Informers,
+    decision: &Decision,
+) -> Result<(), ClientError> {
+    let claims = informers.all(PERSISTENT_VOLUME_CLAIMS);
+    for (name, claim_key) in &decision.bindings {
+        let key = Key::new("", &**name);
+        let (Some(volume), Some(claim)) = (informers.all(PERSISTENT_VOLUMES).get(&key), claims.get(claim_key)) else {
+            continue;
+        };
+        let mut volume = volume.to_value();
+        if volume["spec"]["claimRef"]["uid"] == claim.uid() {
+            continue;
+        }
+        if volume["spec"]["claimRef"].is_null() {
+            volume["metadata"]["annotations"][BOUND_BY_CONTROLLER] = "yes".into();
+        }
+        volume["spec"]["claimRef"] = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "namespace": &*claim_key.namespace, "name": &*claim_key.name, "uid": claim.uid(),
+            "resourceVersion": claim.revision().to_string()});
+        client.update(PERSISTENT_VOLUMES, &key, Bytes::from(volume.to_string())).await?;
+    }
+    for key in &decision.provisions {
+        let Some(claim) = claims.get(key) else { continue };
+        let patch = json!({"metadata": {"uid": claim.uid(), "annotations": {SELECTED_NODE: &*decision.node}}});
+        client.patch(PERSISTENT_VOLUME_CLAIMS, key, None, PatchType::Merge, &patch).await?;
+    }
+    Ok(())
 }
 
 /// Says in the pod's status why it is not scheduled.

@@ -10,6 +10,7 @@
 //! | `kubeconfig` | the administrator's |
 //! | `runtime/` | images, sandboxes and containers |
 //! | `kubelet/`, `logs/` | pods' volumes; pods' logs |
+//! | `volumes/` | persistent volumes of the class `local` |
 //! | `network/` | addresses given to pods |
 //! | `timonier.log` | the log of a detached process |
 //!
@@ -40,6 +41,7 @@ pub(crate) const CONTENT: &[&str] = &[
     "runtime",
     "kubelet",
     "logs",
+    "volumes",
     "network",
     "timonier.log",
 ];

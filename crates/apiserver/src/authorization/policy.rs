@@ -316,6 +316,17 @@ const CONTROLLERS: &[(&str, Rules)] = &[
         ],
     ),
     (
+        // Ours alone: upstream has no provisioner of its own.
+        "local-volume-provisioner",
+        &[
+            ("create delete get list patch update watch", "-", "persistentvolumes"),
+            ("get list update watch", "-", "persistentvolumeclaims"),
+            (READ, "storage.k8s.io", "storageclasses"),
+            ("get list patch watch", "-", "nodes"),
+            EVENTS,
+        ],
+    ),
+    (
         "namespace-controller",
         &[
             ("delete get list watch", "-", "namespaces"),

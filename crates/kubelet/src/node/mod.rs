@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 
 use crate::resources::Capacity;
 use crate::status::seconds;
+use crate::volumes::local::VOLUMES_DIRECTORY;
 use facts::{Facts, Pressure};
 
 /// How often the lease is renewed and the machine looked at. The node counts as lost after four times as long.
@@ -43,6 +44,7 @@ pub(crate) struct Registration {
     pub(crate) port: u16,
     pub(crate) version: String,
     pub(crate) root_dir: PathBuf,
+    pub(crate) volumes_dir: PathBuf,
     pub(crate) client: Client,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) clock: SharedClock,
@@ -163,10 +165,12 @@ impl Registration {
 
     /// Creates the node, or takes over the one that is there.
     async fn register(&self, seen: &Seen, now: Timestamp) -> Result<Reported, ClientError> {
+        let volumes = self.volumes_dir.to_string_lossy();
         let node = json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": self.name, "labels": labels(&self.name, &seen.facts),
-                "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
+                "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true",
+                    VOLUMES_DIRECTORY: volumes}},
             "spec": {},
             "status": status(self, seen, &Value::Null, now),
         });
@@ -177,7 +181,8 @@ impl Registration {
                 object
             }
             Err(error) if error.is_already_exists() => {
-                let patch = json!({"metadata": {"labels": labels(&self.name, &seen.facts)}});
+                let patch = json!({"metadata": {"labels": labels(&self.name, &seen.facts),
+                    "annotations": {VOLUMES_DIRECTORY: volumes}}});
                 self.client.patch(Node::resource(), &self.key(), None, PatchType::StrategicMerge, &patch).await?
             }
             Err(error) => return Err(error),

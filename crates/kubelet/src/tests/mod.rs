@@ -119,6 +119,7 @@ impl Cluster {
             random: Random::from_os(),
             root_dir: self.dir.path().join("root"),
             log_dir: self.dir.path().join("logs"),
+            volumes_dir: self.dir.path().join("volumes"),
             cluster_dns: vec!["10.43.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
             server: ServerConfig {

@@ -4,21 +4,29 @@
 //! set up. Secrets, tokens and projections lie in memory, never on disk.
 
 pub(crate) mod atomic;
+pub(crate) mod local;
 pub(crate) mod mounts;
+mod ownership;
 pub(crate) mod payload;
+mod persistent;
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use api::typed::core::v1::{HostPathVolumeSource, Pod, Volume};
+use api::Object;
+use api::typed::core::v1::{HostPathVolumeSource, Pod, PodSecurityContext, Volume};
+use control::Client;
 
+use local::LocalVolumes;
 use payload::Sources;
 
 /// A volume cannot be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\"")]
+#[error("{stage} for volume \"{volume}\"")]
 pub(crate) struct VolumeError {
+    /// What was tried, in upstream's words.
+    pub(crate) stage: &'static str,
     pub(crate) volume: String,
     /// Whether only an object that the volume names is missing: then its coming is what the pod waits for.
     pub(crate) waits_for_object: bool,
@@ -26,8 +34,17 @@ pub(crate) struct VolumeError {
     pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Where a volume of a pod lies on the node, for mounts into its containers.
-pub(crate) fn location(pod_directory: &Path, volume: &Volume) -> PathBuf {
+/// The directory of a pod's volumes that it has through claims.
+pub(crate) const PERSISTENT: &str = "kubernetes.io~local-volume";
+
+/// Where a volume of a pod lies on the node, for mounts into its containers. One that a claim led to must have been set up.
+pub(crate) fn location(pod_directory: &Path, pod: &Pod, volume: &Volume) -> io::Result<PathBuf> {
+    let place = place(pod_directory, volume);
+    if persistent::claim_of(pod, volume).is_some() { std::fs::read_link(place) } else { Ok(place) }
+}
+
+/// Where a volume is set up.
+fn place(pod_directory: &Path, volume: &Volume) -> PathBuf {
     if let Some(source) = &volume.host_path {
         return PathBuf::from(&source.path);
     }
@@ -36,9 +53,32 @@ pub(crate) fn location(pod_directory: &Path, volume: &Volume) -> PathBuf {
         Volume { secret: Some(_), .. } => "kubernetes.io~secret",
         Volume { downward_api: Some(_), .. } => "kubernetes.io~downward-api",
         Volume { projected: Some(_), .. } => "kubernetes.io~projected",
+        Volume { persistent_volume_claim: Some(_), .. } | Volume { ephemeral: Some(_), .. } => PERSISTENT,
         _ => "kubernetes.io~empty-dir",
     };
     pod_directory.join("volumes").join(kind).join(&volume.name)
+}
+
+/// Whether the pod says that the volume is not to be written.
+pub(crate) fn is_read_only(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.as_ref().is_some_and(|source| source.read_only == Some(true))
+}
+
+/// What volumes are set up with, beside their sources.
+pub(crate) struct Ground<'a> {
+    /// Asks where claims lead.
+    pub(crate) client: &'a Client,
+    /// This node's object, if it is known.
+    pub(crate) node: Option<Object>,
+    /// The volumes on this node's disk.
+    pub(crate) local: &'a LocalVolumes,
+}
+
+/// What a volume is made of.
+enum Made {
+    Files(atomic::Payload),
+    Persistent(persistent::Found),
+    Other,
 }
 
 /// Sets up every volume of the pod, or brings its files up to date. `stamp` is unique on the node.
@@ -46,48 +86,71 @@ pub(crate) async fn set_up(
     pod: &Pod,
     pod_directory: &Path,
     sources: &Sources<'_>,
+    ground: &Ground<'_>,
     stamp: &str,
 ) -> Result<(), VolumeError> {
-    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
-    let group = group.and_then(|group| u32::try_from(group).ok());
+    let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(group);
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         // The runtime mounts an image itself, where a container wants it.
         if volume.image.is_some() {
             continue;
         }
-        let fails = |waits_for_object, source| VolumeError { volume: volume.name.clone(), waits_for_object, source };
-        let payload = match payload::files(pod, volume, sources) {
-            Some(Err(error)) => return Err(fails(true, error.into())),
-            Some(Ok(payload)) => Some(payload),
-            None => None,
+        let fails = |waits_for_object, source| VolumeError {
+            stage: "MountVolume.SetUp failed",
+            volume: volume.name.clone(),
+            waits_for_object,
+            source,
         };
-        let (volume, path, stamp) = (volume.clone(), location(pod_directory, volume), stamp.to_owned());
-        let work = move || set_up_one(&volume, &path, payload.as_ref(), group, &stamp);
+        let path = place(pod_directory, volume);
+        let made = match (payload::files(pod, volume, sources), persistent::claim_of(pod, volume)) {
+            (Some(Err(error)), _) => return Err(fails(true, error.into())),
+            (Some(Ok(payload)), _) => Made::Files(payload),
+            // Where a claim led once it leads as long as the pod lives.
+            (None, Some(_)) if std::fs::symlink_metadata(&path).is_ok() => continue,
+            (None, Some(claim)) => {
+                let found = persistent::find(ground.client, ground.node.as_ref(), pod, volume, &claim).await?;
+                Made::Persistent(found)
+            }
+            (None, None) => Made::Other,
+        };
+        let (volume, local, stamp) = (volume.clone(), ground.local.clone(), stamp.to_owned());
+        let work = move || match made {
+            Made::Files(payload) => set_up_files(&volume, &path, &payload, group.map(|(group, _)| group), &stamp),
+            Made::Persistent(found) => persistent::set_up(&found, &volume, &path, &local, group),
+            Made::Other => set_up_one(&volume, &path, group.map(|(group, _)| group)),
+        };
         let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         done.map_err(|error| fails(false, error.into()))?;
     }
     Ok(())
 }
 
-fn set_up_one(
+/// The group that owns the pod's volumes, and whether a volume whose root is right is taken to be so throughout.
+fn group(context: &PodSecurityContext) -> Option<(u32, bool)> {
+    let group = u32::try_from(context.fs_group?).ok()?;
+    Some((group, context.fs_group_change_policy.as_deref() == Some("OnRootMismatch")))
+}
+
+fn set_up_files(
     volume: &Volume,
     path: &Path,
-    payload: Option<&atomic::Payload>,
+    payload: &atomic::Payload,
     group: Option<u32>,
     stamp: &str,
 ) -> io::Result<()> {
-    if let Some(payload) = payload {
-        if volume.config_map.is_some() {
-            mounts::directory(path, 0o777)?;
-        } else {
-            mounts::tmpfs(path, 0o777, None)?;
-        }
-        if let Some(group) = group {
-            mounts::give_to_group(path, group, false)?;
-        }
-        atomic::write(path, payload, group, stamp)?;
-        return Ok(());
+    if volume.config_map.is_some() {
+        mounts::directory(path, 0o777)?;
+    } else {
+        mounts::tmpfs(path, 0o777, None)?;
     }
+    if let Some(group) = group {
+        mounts::give_to_group(path, group, false)?;
+    }
+    atomic::write(path, payload, group, stamp)?;
+    Ok(())
+}
+
+fn set_up_one(volume: &Volume, path: &Path, group: Option<u32>) -> io::Result<()> {
     if let Some(source) = &volume.host_path {
         return host_path(source);
     }

@@ -178,6 +178,7 @@ fn kubelet_config(
         random: ground.random.clone(),
         root_dir: ground.data.path("kubelet"),
         log_dir: ground.data.path("logs"),
+        volumes_dir: ground.data.path("volumes"),
         cluster_dns: vec![IpAddr::V4(ground.options.dns_ip())],
         cluster_domain: ground.options.cluster_domain.clone(),
         server,

@@ -152,7 +152,7 @@ async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
         apiserver::Server::start(config, tasks.clone(), stop.child()).await.context("cannot start the API server")?;
     write_kubeconfig(data, options, &pki)?;
     let (data, options) = (data.clone(), options.clone());
-    for name in ["runtime", "kubelet", "logs", "network"] {
+    for name in ["runtime", "kubelet", "logs", "volumes", "network"] {
         create_private(&data.path(name))?;
     }
     Ok(Ground { data, options, node_name, node_ip, clock, random, pki, net, api_server, tasks, stop, running })
