@@ -1,7 +1,7 @@
 //! What controllers of storage look at in claims, volumes and the pods that use them: annotations, classes, finalizers, and
 //! the indexes that lead from one to the other.
 
-use api::{Key, Object, resources};
+use api::{Key, Object};
 use bytes::Bytes;
 use control::{CustomIndex, ReconcileError};
 use machinery::Quantity;
@@ -280,6 +280,7 @@ pub(crate) fn keys(objects: &[Object]) -> Vec<Key> {
 
 #[cfg(test)]
 mod tests {
+    use api::resources;
     use serde_json::json;
 
     use super::*;

@@ -151,7 +151,11 @@ fn open_or_make(root: &OwnedFd, relative: &Path, mode: u32) -> io::Result<OwnedF
             Ok(found) => found,
             Err(rustix::io::Errno::NOENT) => {
                 rustix::fs::mkdirat(parent.as_fd(), part.as_os_str(), Mode::from_raw_mode(mode))?;
-                open(&path)?
+                let made = open(&path)?;
+                // The process's umask took from the mode; this names the very directory that was made.
+                let by_descriptor = format!("/proc/self/fd/{}", made.as_raw_fd());
+                fs::set_permissions(by_descriptor, fs::Permissions::from_mode(mode))?;
+                made
             }
             Err(error) => return Err(error.into()),
         };
@@ -167,6 +171,19 @@ mod tests {
     fn mount_tables_are_unescaped() {
         assert_eq!(unescape(r"/a\040b\134c"), PathBuf::from(r"/a b\c"));
         assert_eq!(unescape(r"/a\b"), PathBuf::from(r"/a\b"));
+    }
+
+    /// A group that may write to a volume could not write to the sub paths in it: the kubelet's umask took that away.
+    #[test]
+    fn a_sub_path_is_as_open_as_its_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, target) = (dir.path().join("volume"), dir.path().join("target"));
+        directory(&volume, 0o2775).unwrap();
+        bind_sub_path(&volume, "new/deep", &target).unwrap();
+        for made in ["new", "new/deep"] {
+            assert_eq!(fs::metadata(volume.join(made)).unwrap().permissions().mode() & 0o7777, 0o2775, "{made}");
+        }
+        remove_tree(dir.path()).unwrap();
     }
 
     #[test]

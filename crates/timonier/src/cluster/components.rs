@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::late_network::{Bring, LateNetwork, late_network};
 use super::options::NODE_PREFIX;
-use super::{Ground, KUBELET_CLIENT};
+use super::{Ground, KUBELET_CLIENT, storage_class};
 use crate::pki::{self, Purpose};
 
 /// Pods ask the cluster's DNS on this port.
@@ -37,6 +37,7 @@ pub(super) async fn start(ground: Ground, kubelet_listener: TcpListener) -> Resu
     kubelet(&ground, runtime, kubelet_listener)?;
     node_network(&ground, bring);
     cluster_dns_service(&ground);
+    storage_class::make(&ground);
     let (ready, done) = oneshot::channel();
     watch_readiness(&ground, ready);
     Ok(done)
@@ -45,7 +46,7 @@ pub(super) async fn start(ground: Ground, kubelet_listener: TcpListener) -> Resu
 impl Ground {
     /// A client with an identity, that calls the API server's request function directly. The component's name, up to a slash, is
     /// the manager of the fields that it writes: upstream's names, which tools know and leave out.
-    fn client(&self, user: UserInfo, component: &str) -> Client {
+    pub(super) fn client(&self, user: UserInfo, component: &str) -> Client {
         Client::new(self.api_server.transport(user), component)
     }
 

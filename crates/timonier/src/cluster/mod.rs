@@ -9,6 +9,7 @@ mod late_network;
 mod node_options;
 mod options;
 mod running;
+mod storage_class;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

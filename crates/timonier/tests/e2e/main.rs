@@ -19,6 +19,7 @@ mod kubectl;
 mod kubectls;
 mod operations;
 mod policy;
+mod storage;
 mod workloads;
 
 mod machine;
