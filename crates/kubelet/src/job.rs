@@ -450,7 +450,7 @@ impl Job {
             if let Some(image) = volume_images.get(&mount.name) {
                 let sub_path = sub_path.unwrap_or_default();
                 let image = Some(image.clone());
-                list.push(v1::Mount { image, image_sub_path: sub_path, ..config::mount(mount, Path::new("")) });
+                list.push(v1::Mount { image, image_sub_path: sub_path, ..config::mount(mount, Path::new(""), true) });
                 continue;
             }
             let source = match sub_path {
