@@ -11,7 +11,7 @@ mod network;
 mod reference;
 mod runtime;
 
-pub use network::{AttachRequest, NetworkError, PodNetwork};
+pub use network::{AttachRequest, NetworkError, PodNetwork, PortMapping};
 pub use reference::{Reference, ReferenceError, is_digest};
 pub use runtime::{ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError, TerminalSize};
 

@@ -18,6 +18,21 @@ pub struct AttachRequest {
     pub pod_name: String,
     /// The pod's uid.
     pub pod_uid: String,
+    /// Ports of the node that lead to the pod.
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// A port of the node that leads to a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct PortMapping {
+    /// The IP protocol's number.
+    pub protocol: u8,
+    /// The node's address; every one, where none.
+    pub host_ip: Option<IpAddr>,
+    /// The node's port.
+    pub host_port: u16,
+    /// The pod's port.
+    pub container_port: u16,
 }
 
 /// A pod's network could not be made or removed.

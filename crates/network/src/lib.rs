@@ -2,14 +2,20 @@
 //!
 //! [`PodNetworkBuiltIn`] gives pods their addresses: a bridge, a pair of links for each pod, routes. [`proxy::run`] makes
 //! services reachable. Both keep their rules in the one nftables table [`TABLE`]: each only its own chains and sets, whose
-//! names begin with `pods-` or not. Everything lives in the network namespace that the process runs in, which may have
-//! nothing but a loopback; [`remove_all`] leaves none of it behind.
+//! names begin with `pods-` or not. Host ports ([`host_ports`]) and network policies ([`policy`]) have tables of their own.
+//! Everything lives in the network namespace that the process runs in, which may have nothing but a loopback;
+//! [`remove_all`] leaves none of it behind.
 //!
 //! IPv4 only so far.
 
 pub mod addresses;
+mod difference;
+mod fingerprint;
+pub mod host_ports;
 pub mod pods;
+pub mod policy;
 pub mod proxy;
+pub mod sandboxes;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -48,8 +54,9 @@ pub enum RemoveError {
 /// Removes the pods' links, the bridge with its addresses and routes, the rules, and the addresses held under `state_dir`.
 /// May be repeated; nothing happens where nothing is.
 pub async fn remove_all(net: &dyn Net, state_dir: &Path) -> Result<(), RemoveError> {
-    if net.table(TABLE).await?.is_some() {
-        net.commit(TABLE, &[Change::RemoveTable]).await?;
+    for table in [TABLE, host_ports::TABLE, policy::TABLE] {
+        // Whether it is there or not.
+        net.commit(table, &[Change::AddTable, Change::RemoveTable]).await?;
     }
     for link in net.links().await? {
         if link.kind == "veth" && is_pod_link(&link.name) {

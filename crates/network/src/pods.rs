@@ -8,11 +8,14 @@
 //! The bridge also bears the cluster's DNS address, so that pods reach the node's own DNS server, and a route for the
 //! service range, so that the node itself reaches services where it has no default route.
 //!
-//! What a pod sends out of the cluster gets the node's address. Not here: ways to other nodes' pods; policies.
+//! What a pod sends out of the cluster gets the node's address. An address is closed or under its policies before the pod's
+//! link is there ([`crate::policy`]), and the pod's ports of the node lead to it after ([`crate::host_ports`]). Not here: ways
+//! to other nodes' pods.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use base::Stop;
@@ -23,10 +26,15 @@ use linux::net::{Bridge, Net, NetError, Route, Veth};
 use sha2::{Digest, Sha256};
 
 use crate::addresses::{AddressError, Addresses, gateway};
-use crate::{BRIDGE, LINK_PREFIX, TABLE, hardware_address};
+use crate::policy::{Gate, GateError};
+use crate::sandboxes::{Records, Sandbox};
+use crate::{BRIDGE, LINK_PREFIX, TABLE, hardware_address, host_ports};
 
 /// What Ethernet carries, where no default route says otherwise.
 const MTU_DEFAULT: u32 = 1500;
+
+/// The directory, below the one of the addresses, of what is attached.
+const SANDBOXES: &str = "sandboxes";
 
 const POSTROUTING: &str = "pods-postrouting";
 const PREROUTING: &str = "pods-prerouting";
@@ -49,6 +57,8 @@ pub struct PodNetworkConfig {
     pub cluster_dns: Option<Ipv4Addr>,
     /// The pods' largest packet, in bytes; none: that of the default route's link.
     pub mtu: Option<u32>,
+    /// Who puts a pod's address under its policies before it is used; none: nobody does.
+    pub policies: Option<Gate>,
 }
 
 /// The pod network could not be set up.
@@ -71,6 +81,11 @@ pub struct PodNetworkBuiltIn {
     rules: Vec<Change>,
     addresses: Arc<Addresses>,
     mtu: u32,
+    policies: Option<Gate>,
+    records: Records,
+    attached: Mutex<BTreeMap<String, Sandbox>>,
+    /// What the kernel has of host ports; `None`: unknown. One change after the other, hence held across the call.
+    programmed: tokio::sync::Mutex<Option<BTreeMap<String, Sandbox>>>,
 }
 
 impl PodNetworkBuiltIn {
@@ -82,7 +97,11 @@ impl PodNetworkBuiltIn {
         }
         let net = config.net.clone();
         let (directory, range) = (config.state_dir.clone(), config.pod_cidr);
-        let addresses = blocking(move || Addresses::open(&directory, range)).await?;
+        let opened =
+            blocking(move || Ok((Addresses::open(&directory, range)?, Records::open(&directory.join(SANDBOXES))?)));
+        let (addresses, (records, mut attached)) = opened.await?;
+        // Whose address was taken back, or is from another range, is no longer attached.
+        attached.retain(|id, sandbox| addresses.of(id) == Some(sandbox.address));
         let mtu = match config.mtu {
             Some(mtu) => mtu,
             None => uplink_mtu(net.as_ref()).await?,
@@ -94,16 +113,46 @@ impl PodNetworkBuiltIn {
         }
         let rules = rules(&config);
         net.commit(TABLE, &rules).await?;
-        Ok(Self { net, rules, addresses: Arc::new(addresses), mtu })
+        let pods = Self {
+            net,
+            rules,
+            addresses: Arc::new(addresses),
+            mtu,
+            policies: config.policies,
+            records,
+            attached: Mutex::new(attached),
+            programmed: tokio::sync::Mutex::default(),
+        };
+        pods.program_host_ports().await?;
+        Ok(pods)
+    }
+
+    /// What is attached.
+    pub fn attached(&self) -> Vec<Sandbox> {
+        self.lock().values().cloned().collect()
     }
 
     /// Puts the rules back whenever someone else removes them, until `stop`. Ends with an error where that fails: to be
     /// started again with back-off.
     pub async fn keep(&self, stop: Stop) -> Result<(), NetError> {
+        tokio::try_join!(self.keep_own(&stop), self.keep_host_ports(&stop)).map(drop)
+    }
+
+    async fn keep_own(&self, stop: &Stop) -> Result<(), NetError> {
         while let Some(gone) = stop.or_stopped(self.net.chain_gone(TABLE, POSTROUTING)).await {
             gone?;
             tracing::warn!("someone removed the pods' rules; putting them back");
             self.net.commit(TABLE, &self.rules).await?;
+        }
+        Ok(())
+    }
+
+    async fn keep_host_ports(&self, stop: &Stop) -> Result<(), NetError> {
+        while let Some(gone) = stop.or_stopped(self.net.chain_gone(host_ports::TABLE, host_ports::WATCHED)).await {
+            gone?;
+            tracing::warn!("someone removed the host ports' rules; putting them back");
+            *self.programmed.lock().await = None;
+            self.program_host_ports().await?;
         }
         Ok(())
     }
@@ -121,11 +170,64 @@ impl PodNetworkBuiltIn {
     async fn try_attach(&self, request: &AttachRequest) -> Result<Ipv4Addr, AttachError> {
         let (addresses, sandbox) = (self.addresses.clone(), request.sandbox_id.clone());
         let address = blocking(move || addresses.hold(&sandbox)).await?;
+        let sandbox = self.record(request, address).await?;
+        if let Some(policies) = &self.policies {
+            policies.attach(sandbox).await?;
+        }
         let pod = self.net.enter(&request.namespace_path).await?;
         let name = link_name(&request.sandbox_id);
         self.connect(pod.as_ref(), &name, &request.namespace_path, address).await?;
         self.configure(pod.as_ref(), address).await?;
+        self.program_host_ports().await?;
         Ok(address)
+    }
+
+    /// Writes down what is about to be attached.
+    async fn record(&self, request: &AttachRequest, address: Ipv4Addr) -> Result<Sandbox, AttachError> {
+        let (sandbox, known) = {
+            let attached = self.lock();
+            let former = attached.get(&request.sandbox_id);
+            let last = || attached.values().map(|sandbox| sandbox.order).max().unwrap_or(0);
+            let sandbox = Sandbox {
+                id: request.sandbox_id.clone(),
+                pod_namespace: request.pod_namespace.clone(),
+                pod_name: request.pod_name.clone(),
+                pod_uid: request.pod_uid.clone(),
+                address,
+                order: former.map_or_else(|| last() + 1, |former| former.order),
+                ports: request.port_mappings.clone(),
+            };
+            let known = former == Some(&sandbox);
+            (sandbox, known)
+        };
+        if !known {
+            let (records, written) = (self.records.clone(), sandbox.clone());
+            blocking(move || records.write(&written)).await?;
+            self.lock().insert(sandbox.id.clone(), sandbox.clone());
+        }
+        Ok(sandbox)
+    }
+
+    /// Brings the host ports' elements to what is attached.
+    async fn program_host_ports(&self) -> Result<(), NetError> {
+        let mut programmed = self.programmed.lock().await;
+        let mut wanted = self.lock().clone();
+        wanted.retain(|_, sandbox| !sandbox.ports.is_empty());
+        // Not known again before the kernel has taken the change.
+        let (changes, stale) = match programmed.take() {
+            Some(before) => host_ports::change(&before, &wanted),
+            None => (host_ports::from_nothing(&wanted), Vec::new()),
+        };
+        self.net.commit(host_ports::TABLE, &changes).await?;
+        *programmed = Some(wanted);
+        if !stale.is_empty() {
+            self.net.forget_connections(&stale).await?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Sandbox>> {
+        self.attached.lock().expect("no holder of the attached sandboxes' lock panics")
     }
 
     /// Makes the pair of links, unless it is there. Half of one, from a crash or from the sandbox's former namespace, goes.
@@ -156,8 +258,15 @@ impl PodNetworkBuiltIn {
     async fn try_detach(&self, sandbox: &str) -> Result<(), AttachError> {
         // The link goes first: an address is free only when nothing answers to it any more.
         self.net.remove_link(&link_name(sandbox)).await?;
-        let (addresses, sandbox) = (self.addresses.clone(), sandbox.to_owned());
-        Ok(blocking(move || addresses.free(&sandbox)).await?)
+        if self.lock().remove(sandbox).is_some_and(|sandbox| !sandbox.ports.is_empty()) {
+            self.program_host_ports().await?;
+        }
+        if let Some(policies) = &self.policies {
+            policies.detach(sandbox).await;
+        }
+        let (addresses, records, sandbox) = (self.addresses.clone(), self.records.clone(), sandbox.to_owned());
+        let free = move || records.remove(&sandbox).and_then(|()| addresses.free(&sandbox));
+        Ok(blocking(free).await?)
     }
 }
 
@@ -181,6 +290,8 @@ enum AttachError {
     Net(#[from] NetError),
     #[error(transparent)]
     Addresses(#[from] AddressError),
+    #[error(transparent)]
+    Policies(#[from] GateError),
 }
 
 fn failed(action: &'static str, sandbox: &str, error: AttachError) -> NetworkError {

@@ -358,9 +358,11 @@ fn is_wanted(entry: &ConntrackEntry, protocol: u8, wanted: &BTreeSet<&Connection
     let (Some(destination_port), Some(endpoint_port)) = (entry.orig.dst_port, entry.reply.src_port) else {
         return false;
     };
-    [Some(destination), None].into_iter().any(|destination| {
-        wanted.contains(&Connections { protocol, destination, destination_port, endpoint, endpoint_port })
-    })
+    let sent_on = (endpoint, endpoint_port) != (destination, destination_port);
+    let endpoint = sent_on.then_some((endpoint, endpoint_port));
+    [Some(destination), None]
+        .into_iter()
+        .any(|destination| wanted.contains(&Connections { protocol, destination, destination_port, endpoint }))
 }
 
 fn protocol(number: u8) -> IpProtocol {
@@ -450,9 +452,14 @@ fn text_attribute(kind: u16, text: &str) -> Vec<u8> {
     bytes
 }
 
+/// Ten before the translation of destinations.
+const BEFORE_NAT: Priority = Priority::Custom(-110);
+
 fn base(hook: Hook) -> BaseChain {
     match hook {
         Hook::RawPrerouting => BaseChain::filter(FilterHook::Prerouting, Priority::Raw),
+        Hook::FilterBeforeNatPrerouting => BaseChain::filter(FilterHook::Prerouting, BEFORE_NAT),
+        Hook::FilterBeforeNatOutput => BaseChain::filter(FilterHook::Output, BEFORE_NAT),
         Hook::FilterInput => BaseChain::filter(FilterHook::Input, Priority::Filter),
         Hook::FilterForward => BaseChain::filter(FilterHook::Forward, Priority::Filter),
         Hook::FilterOutput => BaseChain::filter(FilterHook::Output, Priority::Filter),

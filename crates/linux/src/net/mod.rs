@@ -98,7 +98,7 @@ pub struct Route {
     pub source: Option<Ipv4Addr>,
 }
 
-/// Tracked connections to forget: those of one protocol to a destination that were sent on to an endpoint.
+/// Tracked connections to forget: those of one protocol to a destination that were sent on to an endpoint, or to none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connections {
     /// The IP protocol's number.
@@ -107,10 +107,8 @@ pub struct Connections {
     pub destination: Option<Ipv4Addr>,
     /// The port that the client sent to.
     pub destination_port: u16,
-    /// The endpoint that answers.
-    pub endpoint: Ipv4Addr,
-    /// The endpoint's port.
-    pub endpoint_port: u16,
+    /// Address and port of the endpoint that answers; none: those that no rule sent on.
+    pub endpoint: Option<(Ipv4Addr, u16)>,
 }
 
 /// One network namespace.

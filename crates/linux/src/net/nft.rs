@@ -75,6 +75,10 @@ pub type Elements = BTreeMap<Vec<u8>, Value>;
 pub enum Hook {
     /// Filter, before routing, before connection tracking (priority -300).
     RawPrerouting,
+    /// Filter, of what arrives, right before its destination is translated (priority -110).
+    FilterBeforeNatPrerouting,
+    /// Filter, of what this host sends, right before its destination is translated (priority -110).
+    FilterBeforeNatOutput,
     /// Filter, to this host.
     FilterInput,
     /// Filter, through this host.
@@ -224,6 +228,26 @@ pub fn zeroes(register: usize, bytes: usize) -> Expression {
     Expr::Immediate { dreg: word(register), data: vec![0; bytes] }
 }
 
+/// Loads these bytes into the registers from `register`.
+pub fn load(register: usize, data: impl Into<Vec<u8>>) -> Expression {
+    Expr::Immediate { dreg: word(register), data: data.into() }
+}
+
+/// Flips bits of a register of 4 bytes.
+pub fn flip(register: usize, bits: [u8; 4]) -> Expression {
+    Expr::Bitwise { sreg: word(register), dreg: word(register), len: 4, mask: vec![0xff; 4], xor: bits.to_vec() }
+}
+
+/// Goes on where a register, read as a number in network order, is at least this one.
+pub fn at_least(register: usize, data: impl Into<Vec<u8>>) -> Expression {
+    Expr::Cmp { sreg: word(register), op: CmpOp::Gte, data: data.into() }
+}
+
+/// Goes on where a register, read as a number in network order, is at most this one.
+pub fn at_most(register: usize, data: impl Into<Vec<u8>>) -> Expression {
+    Expr::Cmp { sreg: word(register), op: CmpOp::Lte, data: data.into() }
+}
+
 /// Goes on where a register equals these bytes.
 pub fn equals(register: usize, data: impl Into<Vec<u8>>) -> Expression {
     Expr::Cmp { sreg: word(register), op: CmpOp::Eq, data: data.into() }
@@ -257,19 +281,36 @@ pub fn interface(incoming: bool, name: &str, same: bool) -> [Expression; 2] {
 
 /// `fib daddr type local`: the destination is an address of this host.
 pub fn to_this_host() -> [Expression; 2] {
+    of_this_host(FibFlags::DADDR)
+}
+
+/// `fib saddr type local`: the source is an address of this host.
+pub fn from_this_host() -> [Expression; 2] {
+    of_this_host(FibFlags::SADDR)
+}
+
+fn of_this_host(flags: FibFlags) -> [Expression; 2] {
     const RTN_LOCAL: u32 = 2;
-    [
-        Expr::Fib { dreg: word(0), result: FibResult::AddrType, flags: FibFlags::DADDR },
-        equals(0, RTN_LOCAL.to_ne_bytes()),
-    ]
+    [Expr::Fib { dreg: word(0), result: FibResult::AddrType, flags }, equals(0, RTN_LOCAL.to_ne_bytes())]
 }
 
 /// `ct state new`.
 pub fn new_connection() -> [Expression; 3] {
     const NEW: u32 = 8;
+    connection_state(NEW)
+}
+
+/// `ct state established,related`.
+pub fn known_connection() -> [Expression; 3] {
+    const ESTABLISHED: u32 = 2;
+    const RELATED: u32 = 4;
+    connection_state(ESTABLISHED | RELATED)
+}
+
+fn connection_state(any_of: u32) -> [Expression; 3] {
     [
         Expr::Ct { dreg: word(0), key: CtKey::State },
-        Expr::Bitwise { sreg: word(0), dreg: word(0), len: 4, mask: NEW.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+        Expr::Bitwise { sreg: word(0), dreg: word(0), len: 4, mask: any_of.to_ne_bytes().to_vec(), xor: vec![0; 4] },
         differs(0, [0; 4]),
     ]
 }
@@ -359,6 +400,11 @@ pub fn reject_port() -> Expression {
 /// `drop`.
 pub fn drop() -> Expression {
     Expr::Verdict(Verdict::Drop)
+}
+
+/// `accept`: done, as far as this base chain is concerned.
+pub fn accept() -> Expression {
+    Expr::Verdict(Verdict::Accept)
 }
 
 /// `return`.

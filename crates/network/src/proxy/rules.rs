@@ -29,6 +29,9 @@ use ipnet::Ipv4Net;
 use linux::net::Connections;
 use linux::net::nft::{self, Bytes, Change, Contents, Data, Elements, Expression, Field, Hook, Rule, Set, Value};
 
+use crate::difference::Difference;
+use crate::fingerprint::fingerprint;
+
 /// The bit of a packet's mark that asks for masquerading: the one that kube-proxy uses.
 const MASQUERADE_MARK: u32 = 0x4000;
 
@@ -178,9 +181,6 @@ pub struct Rules {
     hairpin: BTreeMap<Ipv4Addr, usize>,
 }
 
-/// Elements by set and key: before and after.
-type Difference = BTreeMap<(usize, Vec<u8>), (Option<Value>, Option<Value>)>;
-
 impl Rules {
     /// Brings frontends to what should hold (`None`: nothing). Returns the changes, which belong into one transaction, and
     /// the connections that end at endpoints that serve no more and would never notice.
@@ -233,23 +233,7 @@ impl Rules {
                 _ => {}
             }
         }
-        let mut removed: BTreeMap<usize, BTreeSet<Vec<u8>>> = BTreeMap::new();
-        let mut added: BTreeMap<usize, Elements> = BTreeMap::new();
-        for ((set, key), (before, after)) in difference {
-            if before == after {
-                continue;
-            }
-            if before.is_some() {
-                removed.entry(set).or_default().insert(key.clone());
-            }
-            if let Some(value) = after {
-                added.entry(set).or_default().insert(key, value);
-            }
-        }
-        let remove = |(set, keys): (usize, _)| Change::RemoveElements { set: SETS[set].clone(), keys };
-        let add = |(set, elements): (usize, _)| Change::AddElements { set: SETS[set].clone(), elements };
-        changes.extend(removed.into_iter().map(remove));
-        changes.extend(added.into_iter().map(add));
+        changes.extend(crate::difference::changes(difference, &SETS));
         changes.extend(obsolete);
         changes
     }
@@ -382,8 +366,7 @@ fn orphans(frontend: Frontend, before: Option<&Programmed>, after: Option<&Progr
             protocol,
             destination,
             destination_port,
-            endpoint: backend.address,
-            endpoint_port: backend.port,
+            endpoint: Some((backend.address, backend.port)),
         })
         .collect()
 }
@@ -670,9 +653,4 @@ impl Pick {
         Self { node_port: false, count: 1, masquerade: true, affinity_seconds: Some(1) },
         Self { node_port: true, count: 1, masquerade: true, affinity_seconds: Some(1) },
     ];
-}
-
-/// FNV-1a: the same in every build, which the standard hasher does not promise.
-fn fingerprint(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cri::{AttachRequest, ContainerChange, RuntimeError, v1};
+use cri::{AttachRequest, ContainerChange, PortMapping, RuntimeError, v1};
 use prost::Message;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
@@ -123,6 +123,7 @@ impl Embedded {
             pod_namespace: metadata.namespace,
             pod_name: metadata.name,
             pod_uid: metadata.uid,
+            port_mappings: sandbox.config.port_mappings.iter().filter_map(port_mapping).collect(),
         };
         self.config.network.attach(&request).await.map_err(failed("make the pod's network"))
     }
@@ -390,6 +391,22 @@ impl Embedded {
 
 pub(super) fn gone(sandbox: &Sandbox) -> RuntimeError {
     RuntimeError::Failed { action: format!("use sandbox {}", sandbox.record.id), source: "its shim has gone".into() }
+}
+
+/// A port of the node that leads to the pod; `None` where the mapping names none.
+fn port_mapping(mapping: &v1::PortMapping) -> Option<PortMapping> {
+    let port = |number: i32| u16::try_from(number).ok().filter(|port| *port != 0);
+    let address = mapping.host_ip.parse::<std::net::IpAddr>().ok();
+    Some(PortMapping {
+        protocol: match mapping.protocol() {
+            v1::Protocol::Tcp => 6,
+            v1::Protocol::Udp => 17,
+            v1::Protocol::Sctp => 132,
+        },
+        host_ip: address.filter(|address| !address.is_unspecified()),
+        host_port: port(mapping.host_port)?,
+        container_port: port(mapping.container_port)?,
+    })
 }
 
 /// A name that stays one path component.

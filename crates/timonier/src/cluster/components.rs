@@ -211,6 +211,7 @@ fn node_network(ground: &Arc<Ground>, bring: Bring) {
         let (ground, bring) = (shared.clone(), bring.clone());
         async move {
             let Some(cidr) = stop.or_stopped(pod_cidr(&ground, &stop)).await else { return Ok(()) };
+            let (gate, asks) = network::policy::gate();
             let config = PodNetworkConfig {
                 net: ground.net.clone(),
                 state_dir: ground.data.path("network"),
@@ -219,13 +220,15 @@ fn node_network(ground: &Arc<Ground>, bring: Bring) {
                 service_cidr: ground.options.service_cidr,
                 cluster_dns: Some(ground.options.dns_ip()),
                 mtu: None,
+                policies: Some(gate),
             };
             let pods = Arc::new(PodNetworkBuiltIn::start(config).await?);
+            let guarded = async { Ok(network_policies(&ground, pods.attached(), asks, stop.clone()).await?) };
             bring.send_replace(Some(pods.clone()));
             let kept = async { Ok::<_, NetworkError>(pods.keep(stop.clone()).await?) };
             let proxied = async { Ok(proxy(&ground, stop.clone()).await?) };
             let answered = async { Ok(dns(&ground, stop.clone()).await?) };
-            tokio::try_join!(kept, proxied, answered)?;
+            tokio::try_join!(kept, guarded, proxied, answered)?;
             Ok::<_, NetworkError>(())
         }
     });
@@ -254,6 +257,20 @@ async fn proxy(ground: &Ground, stop: Stop) -> Result<(), linux::net::NetError> 
         cluster_dns: Some(ground.options.dns_ip()),
     };
     network::proxy::run(config, stop).await
+}
+
+/// Keeps the node's pods under their network policies.
+async fn network_policies(
+    ground: &Ground,
+    attached: Vec<network::sandboxes::Sandbox>,
+    asks: network::policy::Asks,
+    stop: Stop,
+) -> Result<(), linux::net::NetError> {
+    let client = ground.client(UserInfo::new("system:kube-proxy", &["system:node-proxier"]), "timonier/network");
+    let informers = ground.informers(&client, &stop);
+    let config =
+        network::policy::Config { informers, net: ground.net.clone(), node_name: ground.node_name.clone(), attached };
+    network::policy::run(config, asks, stop).await
 }
 
 async fn dns(ground: &Ground, stop: Stop) -> Result<(), edge::dns::DnsError> {

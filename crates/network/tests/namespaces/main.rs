@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod host_ports;
+mod policies;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -127,6 +130,7 @@ fn config(net: &Arc<dyn Net>, state_dir: PathBuf) -> PodNetworkConfig {
         service_cidr: layout().service_cidr,
         cluster_dns: layout().cluster_dns,
         mtu: None,
+        policies: None,
     }
 }
 
@@ -146,6 +150,21 @@ impl Node {
         (pod, address)
     }
 
+    /// A machine elsewhere; the node's address towards it, and its own.
+    async fn uplink(&self) -> (Namespace, Ipv4Addr, Ipv4Addr) {
+        let (inside, outside) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+        let far = Namespace::new();
+        let peer_mac = [2, 0, 0, 0, 0, 1];
+        let veth = Veth { name: "uplink", peer_name: "eth0", peer_mac, peer_namespace: &far.path, mtu: 1400 };
+        self.net.add_veth(&veth).await.unwrap();
+        let far_net = self.net.enter(&far.path).await.unwrap();
+        for (net, link, address) in [(&self.net, "uplink", inside), (&far_net, "eth0", outside)] {
+            net.add_address(link, Ipv4Net::new(address, 24).unwrap()).await.unwrap();
+            net.set_up(link).await.unwrap();
+        }
+        (far, inside, outside)
+    }
+
     async fn serve(&mut self, service: Service, slice: Slice) {
         let key = Key::new("default", "web");
         self.proxy.set_service(&key, Some(service));
@@ -161,6 +180,7 @@ fn request(name: &str, pod: &Namespace) -> AttachRequest {
         pod_namespace: "default".to_owned(),
         pod_name: name.to_owned(),
         pod_uid: format!("uid-of-{name}"),
+        port_mappings: Vec::new(),
     }
 }
 
@@ -266,17 +286,9 @@ fn the_node_reaches_services_without_any_route_of_its_own() {
 fn traffic_into_and_out_of_the_cluster_gets_the_right_addresses() {
     on_a_node(|| async {
         let mut node = Node::new().await;
-        let (inside, outside) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
         let external = Ipv4Addr::new(198, 51, 100, 7);
-        let far = Namespace::new();
-        let peer_mac = [2, 0, 0, 0, 0, 1];
-        let veth = Veth { name: "uplink", peer_name: "eth0", peer_mac, peer_namespace: &far.path, mtu: 1400 };
-        node.net.add_veth(&veth).await.unwrap();
+        let (far, inside, outside) = node.uplink().await;
         let far_net = node.net.enter(&far.path).await.unwrap();
-        for (net, link, address) in [(&node.net, "uplink", inside), (&far_net, "eth0", outside)] {
-            net.add_address(link, Ipv4Net::new(address, 24).unwrap()).await.unwrap();
-            net.set_up(link).await.unwrap();
-        }
         let route = |destination: &str, gateway, link: &str| Route {
             destination: destination.parse().unwrap(),
             gateway: Some(gateway),
