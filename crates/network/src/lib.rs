@@ -1,10 +1,10 @@
 //! The pod network and the service proxy of one node.
 //!
-//! [`PodNetworkBuiltIn`] gives pods their addresses: a bridge, a pair of links for each pod, routes. [`proxy::run`] makes
-//! services reachable. Both keep their rules in the one nftables table [`TABLE`]: each only its own chains and sets, whose
-//! names begin with `pods-` or not. Host ports ([`host_ports`]) and network policies ([`policy`]) have tables of their own.
-//! Everything lives in the network namespace that the process runs in, which may have nothing but a loopback;
-//! [`remove_all`] leaves none of it behind.
+//! [`PodNetworkBuiltIn`] gives pods their addresses: a bridge, a pair of links for each pod, routes. [`overlay::Overlay`]
+//! leads to the pods of other nodes. [`proxy::run`] makes services reachable. The first and the last keep their rules in the
+//! one nftables table [`TABLE`]: each only its own chains and sets, whose names begin with `pods-` or not. Host ports
+//! ([`host_ports`]) and network policies ([`policy`]) have tables of their own. Everything lives in the network namespace that
+//! the process runs in, which may have nothing but a loopback; [`remove_all`] leaves none of it behind.
 //!
 //! IPv4 only so far.
 
@@ -12,6 +12,7 @@ pub mod addresses;
 mod difference;
 mod fingerprint;
 pub mod host_ports;
+pub mod overlay;
 pub mod pods;
 pub mod policy;
 pub mod proxy;
@@ -51,7 +52,8 @@ pub enum RemoveError {
     },
 }
 
-/// Removes the pods' links, the bridge with its addresses and routes, the rules, and the addresses held under `state_dir`.
+/// Removes the pods' links, the ways to other nodes, the bridge with its addresses and routes, the rules, and the addresses
+/// held under `state_dir`.
 /// May be repeated; nothing happens where nothing is.
 pub async fn remove_all(net: &dyn Net, state_dir: &Path) -> Result<(), RemoveError> {
     for table in [TABLE, host_ports::TABLE, policy::TABLE] {
@@ -63,6 +65,7 @@ pub async fn remove_all(net: &dyn Net, state_dir: &Path) -> Result<(), RemoveErr
             net.remove_link(&link.name).await?;
         }
     }
+    overlay::remove(net).await?;
     net.remove_link(BRIDGE).await?;
     match tokio::fs::remove_dir_all(state_dir).await {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -90,7 +93,8 @@ pub async fn node_address(net: &dyn Net) -> Result<Option<IpAddr>, NetError> {
             return Ok(Some(IpAddr::V4(address)));
         }
     }
-    let candidates = links.iter().filter(|link| !link.loopback && link.name != BRIDGE);
+    let candidates =
+        links.iter().filter(|link| !link.loopback && link.name != BRIDGE && link.name != overlay::VXLAN_LINK);
     Ok(candidates.flat_map(|link| &link.addresses).find(global).map(|address| IpAddr::V4(address.addr())))
 }
 

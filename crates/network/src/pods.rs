@@ -10,7 +10,7 @@
 //!
 //! What a pod sends out of the cluster gets the node's address. An address is closed or under its policies before the pod's
 //! link is there ([`crate::policy`]), and the pod's ports of the node lead to it after ([`crate::host_ports`]). Not here: ways
-//! to other nodes' pods.
+//! to other nodes' pods ([`crate::overlay`]).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -314,7 +314,7 @@ pub(crate) fn link_name(sandbox: &str) -> String {
     digest[..6].iter().fold(LINK_PREFIX.to_owned(), |name, byte| name + &format!("{byte:02x}"))
 }
 
-async fn uplink_mtu(net: &dyn Net) -> Result<u32, NetError> {
+pub(crate) async fn uplink_mtu(net: &dyn Net) -> Result<u32, NetError> {
     let Some(route) = net.default_route().await? else { return Ok(MTU_DEFAULT) };
     Ok(net.link(&route.link).await?.map_or(MTU_DEFAULT, |link| link.mtu))
 }

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
 use super::nft::{Change, Contents, Elements, Rule, Set, Value};
-use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth};
+use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth, Vxlan};
 
 /// A machine's namespaces in memory; this value is one of them.
 #[derive(Clone)]
@@ -32,6 +32,12 @@ pub struct State {
     pub peers: BTreeMap<String, (PathBuf, String)>,
     /// Its routes.
     pub routes: Vec<Route>,
+    /// Its VXLAN links.
+    pub vxlans: Vec<Vxlan>,
+    /// Its lasting neighbours, by link.
+    pub neighbours: BTreeMap<String, BTreeMap<Ipv4Addr, [u8; 6]>>,
+    /// Where its VXLAN links send frames, by link.
+    pub forwards: BTreeMap<String, BTreeMap<[u8; 6], Ipv4Addr>>,
     /// What was written to its sysctls.
     pub sysctls: BTreeMap<String, String>,
     /// Its nftables tables.
@@ -151,6 +157,9 @@ impl Net for FakeNet {
         let peer = self.with(|state| {
             state.links.retain(|link| link.name != name);
             state.routes.retain(|route| route.link != name);
+            state.vxlans.retain(|vxlan| vxlan.name != name);
+            state.neighbours.remove(name);
+            state.forwards.remove(name);
             state.peers.remove(name)
         });
         if let Some((namespace, name)) = peer {
@@ -197,6 +206,79 @@ impl Net for FakeNet {
     async fn default_route(&self) -> Result<Option<Route>> {
         let is_default = |route: &Route| route.destination == Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
         Ok(self.state().routes.into_iter().find(is_default))
+    }
+
+    async fn routes(&self) -> Result<Vec<Route>> {
+        Ok(self.state().routes)
+    }
+
+    async fn remove_route(&self, route: &Route) -> Result<()> {
+        self.with(|state| state.routes.retain(|existing| existing != route));
+        Ok(())
+    }
+
+    async fn add_vxlan(&self, vxlan: &Vxlan) -> Result<()> {
+        let same = |existing: &Vxlan| Vxlan { mac: vxlan.mac, mtu: vxlan.mtu, ..existing.clone() } == *vxlan;
+        let there = self.state().vxlans.into_iter().find(|existing| existing.name == vxlan.name);
+        if there.is_some_and(|there| !same(&there)) {
+            self.remove_link(&vxlan.name).await?;
+        }
+        self.with(|state| {
+            if !state.links.iter().any(|link| link.name == vxlan.name) {
+                state.add(&vxlan.name, "vxlan", vxlan.mtu);
+            }
+            state.vxlans.retain(|existing| existing.name != vxlan.name);
+            state.vxlans.push(vxlan.clone());
+        });
+        Ok(())
+    }
+
+    async fn neighbours(&self, link: &str) -> Result<BTreeMap<Ipv4Addr, [u8; 6]>> {
+        Ok(self.state().neighbours.remove(link).unwrap_or_default())
+    }
+
+    async fn set_neighbour(&self, link: &str, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
+        self.with(|state| {
+            state.link(link, "name a neighbour on")?;
+            state.neighbours.entry(link.to_owned()).or_default().insert(address, mac);
+            Ok(())
+        })
+    }
+
+    async fn remove_neighbour(&self, link: &str, address: Ipv4Addr) -> Result<()> {
+        self.with(|state| state.neighbours.entry(link.to_owned()).or_default().remove(&address));
+        Ok(())
+    }
+
+    async fn forwards(&self, vxlan: &str) -> Result<BTreeMap<[u8; 6], Ipv4Addr>> {
+        Ok(self.state().forwards.remove(vxlan).unwrap_or_default())
+    }
+
+    async fn set_forward(&self, vxlan: &str, mac: [u8; 6], to: Ipv4Addr) -> Result<()> {
+        self.with(|state| {
+            state.link(vxlan, "send frames on")?;
+            state.forwards.entry(vxlan.to_owned()).or_default().insert(mac, to);
+            Ok(())
+        })
+    }
+
+    async fn remove_forward(&self, vxlan: &str, mac: [u8; 6], to: Ipv4Addr) -> Result<()> {
+        self.with(|state| {
+            let forwards = state.forwards.entry(vxlan.to_owned()).or_default();
+            if forwards.get(&mac) == Some(&to) {
+                forwards.remove(&mac);
+            }
+        });
+        Ok(())
+    }
+
+    async fn link_gone(&self, name: &str) -> Result<()> {
+        let mut changed = self.changed.subscribe();
+        while self.peek(|state| state.links.iter().any(|link| link.name == name)) {
+            // The sender lives as long as this value.
+            drop(changed.changed().await);
+        }
+        Ok(())
     }
 
     async fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 //! A netlink socket belongs to the network namespace of the thread that opened it, for good; so a [`Kernel`] holds three of
 //! them (links, nftables, connection tracking) and works in one namespace whatever thread uses it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -15,18 +15,17 @@ use ipnet::Ipv4Net;
 use nlink::netlink::addr::Ipv4Address;
 use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
 use nlink::netlink::messages::{AddressMessage, LinkMessage};
+use nlink::netlink::neigh::Neighbor;
 use nlink::netlink::netfilter::{ConntrackEntry, ConntrackFilter, IpProtocol};
 use nlink::netlink::nftables::{
     BaseChain, Chain, Family, FilterHook, NatHook, NftablesGroup, Policy, Priority, RawMessage, Rule, Set, SetDataType,
     SetElement, SetElementData, SetFlags, SetKeyType, Transaction, Verdict,
 };
-use nlink::netlink::route::Ipv4Route;
 use nlink::netlink::types::AddressFamily;
-use nlink::netlink::types::route::RouteScope;
 use nlink::netlink::{Connection, Error, Netfilter, Nftables, Route as RouteProtocol};
 
 use super::nft::{Change, Contents, Data, Elements, Field, Hook, Value, chain_name};
-use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth, namespace};
+use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth, Vxlan, namespace, tunnel};
 
 /// How many elements go into one message: a list of elements is one attribute, whose length has 16 bits, and an element of
 /// the widest set takes about 120 bytes.
@@ -38,7 +37,7 @@ const SEND_BUFFER_BYTES: usize = 64 << 20;
 
 /// The kernel, in one network namespace.
 pub struct Kernel {
-    route: Connection<RouteProtocol>,
+    pub(super) route: Connection<RouteProtocol>,
     nft: Connection<Nftables>,
     netfilter: Connection<Netfilter>,
     /// The namespace's file; `None` for the one that the process runs in.
@@ -75,23 +74,27 @@ impl Kernel {
     /// A socket that gets one message for every nftables transaction that anyone commits in this namespace. The kernel also
     /// tells every changed element; a filter keeps those from the socket, or one large transaction would overrun it.
     async fn generations(&self) -> io::Result<Connection<Nftables>> {
-        let open = || {
+        self.in_namespace(|| {
             let connection = Connection::<Nftables>::new().map_err(io::Error::other)?;
             connection.socket().attach_filter(&only_generations()).map_err(io::Error::other)?;
             connection.subscribe(&[NftablesGroup::All]).map_err(io::Error::other)?;
             Ok(connection)
-        };
-        match &self.namespace {
-            None => open(),
-            Some(path) => {
-                let runtime = tokio::runtime::Handle::current();
-                namespace::run(path.clone(), move || {
-                    let _in_runtime = runtime.enter();
-                    open()
-                })
-                .await
-            }
-        }
+        })
+        .await
+    }
+
+    /// What `open` opens in this namespace.
+    pub(super) async fn in_namespace<T: Send + 'static>(
+        &self,
+        open: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let Some(path) = &self.namespace else { return open() };
+        let runtime = tokio::runtime::Handle::current();
+        namespace::run(path.clone(), move || {
+            let _in_runtime = runtime.enter();
+            open()
+        })
+        .await
     }
 
     /// Logs a refused sysctl the first time.
@@ -103,13 +106,13 @@ impl Kernel {
     }
 }
 
-fn fail<E: FailedCall>(action: impl Into<String>) -> impl FnOnce(E) -> NetError {
+pub(super) fn fail<E: FailedCall>(action: impl Into<String>) -> impl FnOnce(E) -> NetError {
     let action = action.into();
     move |error| NetError { action, not_found: error.not_found(), source: error.boxed() }
 }
 
 /// What [`fail`] asks of an error.
-trait FailedCall {
+pub(super) trait FailedCall {
     fn not_found(&self) -> bool;
     fn boxed(self) -> Box<dyn std::error::Error + Send + Sync>;
 }
@@ -213,16 +216,21 @@ impl Net for Kernel {
     }
 
     async fn set_route(&self, route: &Route) -> Result<()> {
-        let mut config =
-            Ipv4Route::from_addr(route.destination.network(), route.destination.prefix_len()).dev(&route.link);
-        config = match route.gateway {
-            Some(gateway) => config.gateway(gateway),
-            None => config.scope(RouteScope::Link),
-        };
-        if let Some(source) = route.source {
-            config = config.prefsrc(source);
+        let action = format!("route {} to {}", route.destination, route.link);
+        self.route.replace_route(tunnel::config(route)).await.map_err(fail(action))
+    }
+
+    async fn routes(&self) -> Result<Vec<Route>> {
+        self.list_routes().await
+    }
+
+    async fn remove_route(&self, route: &Route) -> Result<()> {
+        let action = format!("remove the route to {}", route.destination);
+        match self.route.del_route_if_exists(tunnel::config(route)).await {
+            // The link went, and its routes with it.
+            Err(error) if error.is_no_device() || error.is_not_found() => Ok(()),
+            removed => removed.map(drop).map_err(fail(action)),
         }
-        self.route.replace_route(config).await.map_err(fail(format!("route {} to {}", route.destination, route.link)))
     }
 
     async fn default_route(&self) -> Result<Option<Route>> {
@@ -242,6 +250,44 @@ impl Net for Kernel {
             link: link.unwrap_or_default(),
             source: v4(found.prefsrc()),
         }))
+    }
+
+    async fn add_vxlan(&self, vxlan: &Vxlan) -> Result<()> {
+        self.make_vxlan(vxlan).await
+    }
+
+    async fn neighbours(&self, link: &str) -> Result<BTreeMap<Ipv4Addr, [u8; 6]>> {
+        self.list_neighbours(link).await
+    }
+
+    async fn set_neighbour(&self, link: &str, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
+        let neighbour = Neighbor::new_v4(link, address).lladdr(mac).permanent();
+        self.route.replace_neighbor(neighbour).await.map_err(fail(format!("name the neighbour {address} on {link}")))
+    }
+
+    async fn remove_neighbour(&self, link: &str, address: Ipv4Addr) -> Result<()> {
+        let removed = self.route.del_neighbor_if_exists(Neighbor::new_v4(link, address)).await;
+        removed.map(drop).map_err(fail(format!("forget the neighbour {address} on {link}")))
+    }
+
+    async fn forwards(&self, vxlan: &str) -> Result<BTreeMap<[u8; 6], Ipv4Addr>> {
+        self.list_forwards(vxlan).await
+    }
+
+    async fn set_forward(&self, vxlan: &str, mac: [u8; 6], to: Ipv4Addr) -> Result<()> {
+        let entry = tunnel::forward(vxlan, mac, to);
+        self.route.replace_fdb(entry).await.map_err(fail(format!("send frames to {to} on {vxlan}")))
+    }
+
+    async fn remove_forward(&self, vxlan: &str, mac: [u8; 6], to: Ipv4Addr) -> Result<()> {
+        match self.route.del_fdb_entry(tunnel::forward(vxlan, mac, to)).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            removed => removed.map_err(fail(format!("send no more frames to {to} on {vxlan}"))),
+        }
+    }
+
+    async fn link_gone(&self, name: &str) -> Result<()> {
+        self.wait_link_gone(name).await
     }
 
     async fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {

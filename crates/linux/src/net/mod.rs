@@ -10,7 +10,9 @@ pub mod fake;
 pub mod kernel;
 pub mod namespace;
 pub mod nft;
+mod tunnel;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -98,6 +100,24 @@ pub struct Route {
     pub source: Option<Ipv4Addr>,
 }
 
+/// A VXLAN link to make: it carries frames between machines in UDP, each to the machine that the link's table names for
+/// the frame's hardware address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// The network's number, of 24 bits.
+    pub id: u32,
+    /// The UDP port that all machines of the network use.
+    pub port: u16,
+    /// The address that packets are sent from.
+    pub local: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its largest packet, in bytes.
+    pub mtu: u32,
+}
+
 /// Tracked connections to forget: those of one protocol to a destination that were sent on to an endpoint, or to none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connections {
@@ -135,10 +155,33 @@ pub trait Net: Send + Sync + 'static {
     async fn add_port(&self, bridge: &str, port: &str) -> Result<()>;
     /// Gives a link an address.
     async fn add_address(&self, link: &str, address: Ipv4Net) -> Result<()>;
-    /// Adds a route, or replaces the one to the same destination.
+    /// Adds a route, or replaces the one to the same destination. A router is taken to be on the link, whether or not an
+    /// address of the link covers it.
     async fn set_route(&self, route: &Route) -> Result<()>;
+    /// The routes of the main table that were made so, by this process or an earlier one.
+    async fn routes(&self) -> Result<Vec<Route>>;
+    /// Removes a route; nothing happens where none is.
+    async fn remove_route(&self, route: &Route) -> Result<()>;
     /// The default route with the lowest metric.
     async fn default_route(&self) -> Result<Option<Route>>;
+
+    /// Makes a VXLAN link that learns nothing by itself. One of the name that differs in what cannot be changed is made anew.
+    async fn add_vxlan(&self, vxlan: &Vxlan) -> Result<()>;
+    /// The lasting neighbours of a link: hardware addresses by address. None where there is no such link.
+    async fn neighbours(&self, link: &str) -> Result<BTreeMap<Ipv4Addr, [u8; 6]>>;
+    /// Says for good which hardware address a neighbour has.
+    async fn set_neighbour(&self, link: &str, address: Ipv4Addr, mac: [u8; 6]) -> Result<()>;
+    /// Forgets a neighbour; nothing happens where none is.
+    async fn remove_neighbour(&self, link: &str, address: Ipv4Addr) -> Result<()>;
+    /// Which machine a VXLAN link sends frames to, by hardware address. None where there is no such link.
+    async fn forwards(&self, vxlan: &str) -> Result<BTreeMap<[u8; 6], Ipv4Addr>>;
+    /// Says for good which machine has a hardware address.
+    async fn set_forward(&self, vxlan: &str, mac: [u8; 6], to: Ipv4Addr) -> Result<()>;
+    /// Forgets a machine; nothing happens where none is.
+    async fn remove_forward(&self, vxlan: &str, mac: [u8; 6], to: Ipv4Addr) -> Result<()>;
+
+    /// Waits until a link is not there (any more). Told by the kernel. Returns at once where there is none.
+    async fn link_gone(&self, name: &str) -> Result<()>;
 
     /// Writes `/proc/sys/net/<name>`, such as `ipv4/ip_forward`. Where the kernel or its guard says no (no such file, no
     /// permission, read-only) that is logged once and not an error: containers are often started so.

@@ -20,6 +20,7 @@ use api::Key;
 use cri::{AttachRequest, PodNetwork};
 use ipnet::Ipv4Net;
 use linux::net::{Kernel, Net, Route, Veth, namespace};
+use network::overlay::{Mode, Own, Remote};
 use network::proxy::Proxy;
 use network::proxy::rules::Layout;
 use network::proxy::services::{Endpoint, Port, Service, Slice};
@@ -311,6 +312,74 @@ fn traffic_into_and_out_of_the_cluster_gets_the_right_addresses() {
                 assert_eq!(far.run(move || ask_tcp(to)).unwrap(), ("a".to_owned(), seen), "{to} {external_local}");
             }
         }
+    });
+}
+
+/// A second node in a namespace of its own, joined to the first by a cable: its network, its pods and their range.
+async fn second_node(first: &Node) -> (Namespace, Arc<dyn Net>, PodNetworkBuiltIn, tempfile::TempDir) {
+    let far = Namespace::new();
+    let veth =
+        Veth { name: "uplink", peer_name: "eth0", peer_mac: [2, 0, 0, 0, 0, 1], peer_namespace: &far.path, mtu: 1500 };
+    first.net.add_veth(&veth).await.unwrap();
+    let net = first.net.enter(&far.path).await.unwrap();
+    for (net, link, address) in [(&first.net, "uplink", FIRST), (&net, "eth0", SECOND)] {
+        net.add_address(link, Ipv4Net::new(address, 24).unwrap()).await.unwrap();
+        net.set_up(link).await.unwrap();
+    }
+    let state = tempfile::tempdir().unwrap();
+    let config = PodNetworkConfig { pod_cidr: SECOND_PODS.parse().unwrap(), ..config(&net, state.path().into()) };
+    let pods = PodNetworkBuiltIn::start(config).await.unwrap();
+    (far, net, pods, state)
+}
+
+const FIRST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const SECOND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const SECOND_PODS: &str = "10.42.1.0/24";
+
+/// Makes both nodes' ways to each other.
+async fn join(mode: Mode, first: &Arc<dyn Net>, second: &Arc<dyn Net>) {
+    let all = [("first", "10.42.0.0/24", FIRST), ("second", SECOND_PODS, SECOND)];
+    let remote = |pods: &str, address| Remote { pod_cidr: pods.parse().unwrap(), address };
+    let nodes = all.iter().map(|(name, pods, address)| ((*name).to_owned(), remote(pods, *address))).collect();
+    for ((name, pods, address), net) in all.into_iter().zip([first, second]) {
+        let mtu = network::overlay::pod_mtu(net.as_ref(), address, mode).await.unwrap();
+        let own = Own { name: name.to_owned(), address, pod_cidr: pods.parse().unwrap(), mode, mtu };
+        let ways = network::overlay::plan(&own, &nodes, &net.links().await.unwrap());
+        // Twice: what is there already is left alone.
+        for _ in 0..2 {
+            network::overlay::apply(net.as_ref(), &ways).await.unwrap();
+        }
+        assert_eq!(ways.vxlan.is_some(), mode == Mode::Vxlan);
+    }
+}
+
+#[test]
+fn pods_of_two_nodes_see_each_others_own_addresses_and_services_reach_across() {
+    on_a_node(|| async {
+        let mut node = Node::new().await;
+        let (far, far_net, far_pods, state) = second_node(&node).await;
+        let (a, address_a) = node.attach("a").await;
+        let b = Namespace::new();
+        let IpAddr::V4(address_b) = far_pods.attach(&request("b", &b)).await.unwrap()[0] else { panic!("not IPv4") };
+        assert_eq!(address_b.octets()[2], 1, "{address_b}");
+        a.run(|| serve("a", 8080));
+        b.run(|| serve("b", 8080));
+        node.serve(service(), slice(&[address_b])).await;
+        for mode in [Mode::Vxlan, Mode::HostRoutes, Mode::Vxlan] {
+            join(mode, &node.net, &far_net).await;
+            let (to_a, to_b) = (at(address_a, 8080), at(address_b, 8080));
+            assert_eq!(a.run(move || ask_tcp(to_b)).unwrap(), ("b".to_owned(), address_a), "{mode:?}");
+            assert_eq!(b.run(move || ask_tcp(to_a)).unwrap(), ("a".to_owned(), address_b), "{mode:?}");
+            let seen = a.run(|| ask_tcp(at(SERVICE, 80))).unwrap();
+            assert_eq!(seen, ("b".to_owned(), address_a), "through a service, {mode:?}");
+            assert_eq!(ask_tcp(to_b).unwrap().0, "b", "from the node, {mode:?}");
+            assert_eq!(far.run(move || ask_tcp(to_a)).unwrap().0, "a", "from the other node, {mode:?}");
+            // A node port: whoever asks from elsewhere gets this node's address, and the answer comes back through it.
+            assert_eq!(far.run(|| ask_tcp(at(FIRST, NODE_PORT))).unwrap().0, "b", "{mode:?}");
+        }
+        network::remove_all(far_net.as_ref(), state.path()).await.unwrap();
+        assert!(far_net.routes().await.unwrap().is_empty());
+        assert_eq!(far_net.link(network::overlay::VXLAN_LINK).await.unwrap(), None);
     });
 }
 
