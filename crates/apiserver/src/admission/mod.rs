@@ -8,13 +8,16 @@ pub mod default_ingress_class;
 pub mod default_storage_class;
 pub mod default_tolerations;
 pub mod limit_ranger;
+pub mod mutating_admission_policy;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
 pub mod pod_security;
 pub mod pod_topology_labels;
+pub mod policies;
 pub mod priority;
 pub mod rbac_escalation;
+pub mod reinvocation;
 pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
@@ -29,8 +32,9 @@ use api::{ApiError, Key, Object, Reason, Resource};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use crate::registry::Context;
+use self::reinvocation::Reinvocation;
 use crate::registry::tree::text;
+use crate::registry::{Context, Strategy};
 use crate::watch_cache::Caches;
 
 /// The plugins, in the order in which they run: upstream's. What is off there by default is not here. Quotas come last: what
@@ -54,6 +58,7 @@ pub const PLUGINS: &[Descriptor] = &[
     certificates::SUBJECT,
     default_ingress_class::DESCRIPTOR,
     rbac_escalation::DESCRIPTOR,
+    mutating_admission_policy::DESCRIPTOR,
     validating_admission_policy::DESCRIPTOR,
     resource_quota::DESCRIPTOR,
 ];
@@ -93,6 +98,10 @@ pub struct Attempt<'a> {
     pub key: &'a Key,
     /// The object as it stands before a change or deletion.
     pub old: Option<&'a Value>,
+    /// What the server knows of the resource.
+    pub strategy: &'a dyn Strategy,
+    /// Whom changes by others concern.
+    pub again: Reinvocation,
 }
 
 /// One admission plugin. `object` is null for deletions.

@@ -73,6 +73,8 @@ pub const STRATEGIES: &[Descriptor] = &[
     core::service_account::DESCRIPTOR,
     // admissionregistration.k8s.io/v1
     admissionregistration::BINDING,
+    admissionregistration::MUTATING_BINDING,
+    admissionregistration::MUTATING_POLICY,
     admissionregistration::MUTATING_WEBHOOKS,
     admissionregistration::POLICY,
     admissionregistration::VALIDATING_WEBHOOKS,

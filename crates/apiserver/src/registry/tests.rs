@@ -323,6 +323,8 @@ async fn admit(fixture: &Fixture, user: &UserInfo, pod: &mut Value) -> Result<()
         subresource: "",
         key: &key,
         old: None,
+        strategy: &Plain,
+        again: Default::default(),
     };
     for descriptor in PLUGINS {
         let plugin = (descriptor.plugin)(&fixture.parts);
@@ -447,6 +449,8 @@ async fn nobody_gives_rights_that_they_lack() {
             subresource: "",
             key: &key,
             old: None,
+            strategy: &Plain,
+            again: Default::default(),
         };
         plugin.validate(&attempt, wanted).await
     };

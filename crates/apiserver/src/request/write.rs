@@ -5,6 +5,7 @@
 //! writer did not say which that is, the change is made again from the newer one.
 
 use api::object::Tree;
+use api::schema::Strictness;
 use api::{ApiError, EncodeError, Key, Object, Reason, Resource, storage_key};
 use bytes::Bytes;
 use http::StatusCode;
@@ -17,6 +18,7 @@ use super::negotiate::BodyKind;
 use super::query::WriteOptions;
 use super::respond::{self, Answer};
 use super::{CREATED, Call, apply, metadata};
+use crate::admission::reinvocation::Reinvocation;
 use crate::admission::{Attempt, Operation};
 use crate::invalid::{FieldError, invalid};
 use crate::registry::{Context, Reservation};
@@ -465,13 +467,28 @@ pub fn attempt<'a>(
     key: &'a Key,
     old: Option<&'a Value>,
 ) -> Attempt<'a> {
-    Attempt { context, operation, resource: &call.served.resource, subresource: &call.target.subresource, key, old }
+    let (resource, subresource) = (&*call.served.resource, &*call.target.subresource);
+    let (strategy, again) = (&*call.served.strategy, Reinvocation::default());
+    Attempt { context, operation, resource, subresource, key, old, strategy, again }
 }
 
-/// The mutating half of admission.
+/// The mutating half of admission, twice where a change may concern who came before it.
 pub async fn mutate(call: &Call, attempt: &Attempt<'_>, object: &mut Value) -> Result<(), ApiError> {
+    mutate_once(call, attempt, object).await?;
+    if attempt.again.begins_second() {
+        mutate_once(call, attempt, object).await?;
+    }
+    Ok(())
+}
+
+async fn mutate_once(call: &Call, attempt: &Attempt<'_>, object: &mut Value) -> Result<(), ApiError> {
     for plugin in &call.server.plugins {
         plugin.mutate(attempt, object).await?;
+        if attempt.again.take_unsettled() {
+            // What a stranger's expression made is read as if it had been sent.
+            *object = fields::read_tree(call, Strictness::Strict, object)?.0;
+            attempt.strategy.default(object);
+        }
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::Makes;
 use super::ast::{Entry, Expr, Fold, Kind};
 use super::error::Issues;
 use super::functions::{self, Function, VARIABLES};
+use super::message;
 use super::parser::Parsed;
 use super::types::Type;
 use super::unify::{Bindings, Rest, is_less_specific};
@@ -39,7 +41,7 @@ impl Checked {
 }
 
 /// Finds types and meanings, with variables as they are declared.
-pub(super) fn check(source: &str, parsed: Parsed, variables: &[(&str, Type)]) -> Result<Checked, Issues> {
+pub(super) fn check(source: &str, parsed: Parsed, variables: &[(&str, Type)], makes: Makes) -> Result<Checked, Issues> {
     let count = parsed.offsets.len();
     let mut checker = Checker {
         offsets: parsed.offsets,
@@ -47,6 +49,7 @@ pub(super) fn check(source: &str, parsed: Parsed, variables: &[(&str, Type)]) ->
         types: vec![Type::Error; count],
         meanings: vec![None; count],
         bindings: Bindings::default(),
+        makes,
         scope: variables.iter().map(|(name, of)| ((*name).into(), of.clone())).collect(),
     };
     let mut expr = parsed.expr;
@@ -68,6 +71,7 @@ struct Checker {
     types: Vec<Type>,
     meanings: Vec<Option<Meaning>>,
     bindings: Bindings,
+    makes: Makes,
     /// Names with their types, the innermost last. Their places are those of their values when it is evaluated.
     scope: Vec<(Box<str>, Type)>,
 }
@@ -89,6 +93,10 @@ impl Checker {
     fn mismatch(&mut self, id: u32, wanted: &Type, found: &Type) {
         let message = format!("expected type '{}' but found '{}'", self.shown(wanted), self.shown(found));
         self.complain(id, message);
+    }
+
+    fn function(&self, name: &str) -> Option<&'static Function> {
+        functions::find(name).filter(|found| self.makes == Makes::Patches || found.name != functions::ESCAPE_KEY)
     }
 
     fn undeclared(&mut self, id: u32, name: &str) {
@@ -181,7 +189,7 @@ impl Checker {
         }
         let Some(of) = target else {
             let plain = function.strip_prefix('.').unwrap_or(function);
-            let Some(found) = functions::find(plain) else {
+            let Some(found) = self.function(plain) else {
                 let name = function.clone();
                 self.undeclared(id, &name);
                 return Type::Error;
@@ -190,12 +198,12 @@ impl Checker {
         };
         // `a.b.c()` may be the function `a.b.c`, unless `a` is something already.
         let qualified = of.qualified_name().map(|prefix| format!("{prefix}.{function}"));
-        if let Some(found) = qualified.and_then(|name| functions::find(name.trim_start_matches('.'))) {
+        if let Some(found) = qualified.and_then(|name| self.function(name.trim_start_matches('.'))) {
             *target = None;
             return self.resolve(id, found, None, args);
         }
         self.expr(of);
-        let Some(found) = functions::find(function) else {
+        let Some(found) = self.function(function) else {
             let name = function.clone();
             self.undeclared(id, &name);
             return Type::Error;
@@ -310,8 +318,12 @@ impl Checker {
         Type::map(keys.unwrap_or(Type::Param(first)), values.unwrap_or(Type::Param(first + 1)))
     }
 
-    /// There are no messages to make: objects come from JSON.
+    /// What is made, where something may be: most objects come from JSON.
     fn message(&mut self, id: u32, name: &str, fields: &mut [(Box<str>, Entry)]) -> Type {
+        let plain = name.strip_prefix('.').unwrap_or(name);
+        if self.makes == Makes::Patches && message::can_make(plain) {
+            return self.made(plain, fields);
+        }
         match self.lookup(id, name) {
             None => self.undeclared(id, name),
             Some(_) => self.complain(id, format!("'{name}' is not a message type")),
@@ -320,6 +332,23 @@ impl Checker {
             self.expr(&mut entry.value);
         }
         Type::Error
+    }
+
+    fn made(&mut self, name: &str, fields: &mut [(Box<str>, Entry)]) -> Type {
+        for (field, entry) in fields {
+            self.expr(&mut entry.value);
+            let found = if entry.optional { self.unwrapped(&entry.value) } else { self.kind(&entry.value) };
+            match message::field(name, field) {
+                None => self.complain(entry.id, format!("undefined field '{field}'")),
+                Some(wanted) if !self.bindings.fit(&found, &wanted) => {
+                    let found = self.shown(&found);
+                    let why = format!("expected type of field '{field}' is '{wanted}' but provided type is '{found}'");
+                    self.complain(entry.id, why);
+                }
+                Some(_) => {}
+            }
+        }
+        Type::Made(name.into())
     }
 
     fn fold(&mut self, fold: &mut Fold) -> Type {

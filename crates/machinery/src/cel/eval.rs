@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::cost::{self, Cost, actual, of_result};
 use super::functions::{With, insert, shown};
 use super::lists::position;
+use super::message::Message;
 use super::plan::{Call, Loop, Node};
 use super::value::{List, Made, MapKey, Table, Value};
 
@@ -106,6 +107,7 @@ impl<'a> Run<'a> {
             Node::OptionalOrValue(parts) => self.optional_or(parts, true),
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
+            Node::Message(name, fields) => self.message(name, fields),
             Node::Bind(parts) => self.bind(parts),
             Node::Fold(of) => self.fold(of),
             Node::Append(at, item) => self.append(*at, item),
@@ -288,6 +290,23 @@ impl<'a> Run<'a> {
         }
         self.charge(cost::MAP)?;
         Ok(Value::Map(Table::Made(Arc::new(made))))
+    }
+
+    fn message(&mut self, name: &Arc<str>, fields: &'a [(Box<str>, Node, bool)]) -> Made<'a> {
+        let mut made = std::collections::BTreeMap::new();
+        for (field, value, optional) in fields {
+            let value = match (self.eval(value)?, optional) {
+                (Value::Optional(None), true) => continue,
+                (Value::Optional(Some(of)), true) => (*of).clone(),
+                (_, true) => {
+                    return Err(EvalError::new("cannot initialize optional entry from non-optional value"));
+                }
+                (value, false) => value,
+            };
+            made.insert(field.clone(), value);
+        }
+        self.charge(cost::MESSAGE)?;
+        Ok(Value::Message(Arc::new(Message { name: name.clone(), fields: made })))
     }
 
     fn bind(&mut self, parts: &'a [Node; 2]) -> Made<'a> {

@@ -5,7 +5,8 @@
 //! here takes more than its limits, whatever a stranger writes: length, depth, copies by macros, cost.
 //!
 //! Public behaviour: the CEL specification; its messages, costs and extensions are those of cel-go as Kubernetes uses it
-//! (`k8s.io/apiserver/pkg/cel`). Left out: making messages (`Type{field: value}`), since objects come from JSON.
+//! (`k8s.io/apiserver/pkg/cel`). Left out: making messages of declared types (`Type{field: value}`), since
+//! objects come from JSON; what a mutation makes is in [`message`].
 
 mod ast;
 mod check;
@@ -19,6 +20,7 @@ mod functions;
 mod lexer;
 mod lists;
 mod macros;
+mod message;
 mod parser;
 mod plan;
 mod time;
@@ -34,6 +36,7 @@ pub use self::declared::{ANY, Declared, REQUEST_BYTES_MAX};
 pub use self::error::Issues;
 pub use self::eval::EvalError;
 pub use self::functions::authorizer::{Authority, Question, Verdict};
+pub use self::message::Message;
 pub use self::types::Type;
 pub use self::value::{List, Text, Value};
 
@@ -62,6 +65,12 @@ impl Program {
     /// Compiles an expression about variables.
     pub fn compile(source: &str, variables: &[Variable<'_>]) -> Result<Self, Issues> {
         let checked = checked(source, variables)?;
+        Ok(Self::planned(&checked, variables.len()))
+    }
+
+    /// As [`compile`](Self::compile), of an expression that may make objects and patches.
+    pub fn compile_making(source: &str, variables: &[Variable<'_>]) -> Result<Self, Issues> {
+        let checked = check::check(source, parser::parse(source)?, variables, Makes::Patches)?;
         Ok(Self::planned(&checked, variables.len()))
     }
 
@@ -105,5 +114,13 @@ impl Program {
 }
 
 fn checked(source: &str, variables: &[Variable<'_>]) -> Result<check::Checked, Issues> {
-    check::check(source, parser::parse(source)?, variables)
+    check::check(source, parser::parse(source)?, variables, Makes::Nothing)
+}
+
+/// What an expression may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Makes {
+    Nothing,
+    /// `Object...{}` and `JSONPatch{}`
+    Patches,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ast::{Expr, Fold, Kind};
+use super::ast::{Entry, Expr, Fold, Kind};
 use super::check::{Checked, Meaning};
 use super::eval::Meter;
 use super::functions::{Function, With};
@@ -34,6 +34,8 @@ pub(super) enum Node {
     OptionalOrValue(Box<[Node; 2]>),
     List(Box<[(Node, bool)]>),
     Map(Box<[(Node, Node, bool)]>),
+    /// What is made: the name of its type, and its fields.
+    Message(Arc<str>, Box<[(Box<str>, Node, bool)]>),
     /// `result`, with a value put at the next place.
     Bind(Box<[Node; 2]>),
     Fold(Box<Loop>),
@@ -102,8 +104,12 @@ impl Planner<'_> {
                 Node::Bind(Box::new([self.node(&fold.init), self.node(&fold.result)]))
             }
             Kind::Fold(fold) => self.fold(fold),
+            Kind::Message { name, fields } => {
+                let field = |(name, entry): &(Box<str>, Entry)| (name.clone(), self.node(&entry.value), entry.optional);
+                Node::Message(name.trim_start_matches('.').into(), fields.iter().map(field).collect())
+            }
             // Nothing that is refused by the checker comes here.
-            Kind::Ident(_) | Kind::Message { .. } => Node::Constant(Value::Null),
+            Kind::Ident(_) => Node::Constant(Value::Null),
         }
     }
 

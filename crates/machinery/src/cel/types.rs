@@ -40,6 +40,8 @@ pub enum Type {
     Type(Arc<Type>),
     /// An object with declared fields.
     Object(Arc<Object>),
+    /// The type of what an expression makes.
+    Made(Arc<str>),
     /// A type of a library, by its name.
     Opaque(&'static str),
     /// A type that is not known yet.
@@ -73,6 +75,7 @@ impl Type {
             (Self::Map(one), Self::Map(other)) => one.0.same(&other.0) && one.1.same(&other.1),
             (Self::Object(one), Self::Object(other)) => one.name() == other.name(),
             (Self::Opaque(one), Self::Opaque(other)) => one == other,
+            (Self::Made(one), Self::Made(other)) => one == other,
             (Self::Param(one), Self::Param(other)) => one == other,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other) && !self.has_parts(),
         }
@@ -87,6 +90,7 @@ impl Type {
                 | Self::Type(_)
                 | Self::Object(_)
                 | Self::Opaque(_)
+                | Self::Made(_)
                 | Self::Param(_)
         )
     }
@@ -121,6 +125,7 @@ impl fmt::Display for Type {
             Self::Type(of) => write!(f, "type({of})"),
             Self::Object(of) => f.write_str(of.name()),
             Self::Opaque(name) => f.write_str(name),
+            Self::Made(name) => f.write_str(name),
             Self::Param(at) => write!(f, "_var{at}"),
         }
     }

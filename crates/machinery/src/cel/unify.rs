@@ -134,7 +134,16 @@ pub(super) enum Rest {
 }
 
 fn is_nullable(of: &Type) -> bool {
-    matches!(of, Type::Null | Type::Opaque(_) | Type::Object(_) | Type::Optional(_) | Type::Duration | Type::Timestamp)
+    matches!(
+        of,
+        Type::Null
+            | Type::Opaque(_)
+            | Type::Made(_)
+            | Type::Object(_)
+            | Type::Optional(_)
+            | Type::Duration
+            | Type::Timestamp
+    )
 }
 
 /// Whether the first says no more than the second.

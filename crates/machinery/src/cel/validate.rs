@@ -62,7 +62,7 @@ impl Validator<'_> {
                     self.expr(&entry.value, mixed);
                 }
             }
-            Kind::Message { .. } => {}
+            Kind::Message { fields, .. } => fields.iter().for_each(|(_, entry)| self.expr(&entry.value, mixed)),
             Kind::Fold(fold) => {
                 for part in [&fold.range, &fold.init, &fold.condition, &fold.step, &fold.result] {
                     self.expr(part, mixed);
@@ -160,6 +160,7 @@ fn type_name(of: &Type) -> &str {
         Type::Type(_) => "type",
         Type::Object(of) => of.name(),
         Type::Opaque(name) => name,
+        Type::Made(_) => super::message::OBJECT,
         Type::Dyn | Type::Error | Type::Param(_) => "dyn",
     }
 }

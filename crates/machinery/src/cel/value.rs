@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use super::declared::{Declared, Kind, ListOf, Object};
 use super::escape;
 use super::eval::{EvalError, Meter};
+use super::message::{self, Message};
 use super::time::{self, Timestamp};
 use crate::Quantity;
 
@@ -76,6 +77,8 @@ pub enum Value<'a> {
     Optional(Option<Arc<Value<'a>>>),
     /// A type, by its name.
     Type(Text<'a>),
+    /// What an expression made.
+    Message(Arc<Message<'a>>),
     /// A value of a library's type.
     Opaque(Arc<Opaque>),
 }
@@ -372,6 +375,8 @@ impl<'a> Value<'a> {
             Self::Map(_) => "map",
             Self::Optional(_) => "optional_type",
             Self::Type(_) => "type",
+            Self::Message(of) if *of.name == *message::JSON_PATCH => message::JSON_PATCH,
+            Self::Message(_) => message::OBJECT,
             Self::Opaque(of) => of.type_name(),
         }
     }

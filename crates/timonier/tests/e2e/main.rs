@@ -19,6 +19,7 @@ mod kubectl;
 mod kubectls;
 mod operations;
 mod policy;
+mod proxy;
 mod storage;
 mod workloads;
 

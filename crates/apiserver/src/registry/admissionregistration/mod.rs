@@ -3,6 +3,7 @@
 //! Defaults, paths and texts are upstream's. Expressions of policies must compile; those in the conditions of webhooks are
 //! only looked at for being there.
 
+mod mutating_admission_policy;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use super::at::{At, Errors};
 use super::tree::set_default;
 use super::{Descriptor, check};
 
+pub use self::mutating_admission_policy::{BINDING as MUTATING_BINDING, POLICY as MUTATING_POLICY};
 pub use self::validating_admission_policy::{BINDING, POLICY};
 
 /// Webhooks that may change what is written.

@@ -150,7 +150,7 @@ async fn complaints_are_upstreams() {
         ),
         row(
             of_policy(&|spec| spec["validations"][0]["expression"] = "'text'".into()),
-            r#"spec.validations[0].expression: Invalid value: "'text'": must evaluate to bool"#,
+            r#"spec.validations[0].expression: Invalid value: "'text'": must evaluate to bool but got string"#,
         ),
         row(
             of_policy(&|spec| spec["validations"][0]["message"] = "a\nb".into()),

@@ -99,7 +99,7 @@ impl Strategy for BindingStrategy {
     }
 }
 
-fn default_constraints(spec: &mut Value, field: &str) {
+pub(super) fn default_constraints(spec: &mut Value, field: &str) {
     if let Some(constraints) = present(spec, field) {
         default_matching(constraints);
         rule::default(constraints, "resourceRules");
@@ -135,14 +135,7 @@ fn structural_errors(policy: &Value) -> Errors {
         errors.push(matching.required(""));
     }
     conditions(&mut errors, &spec.at("matchConditions"));
-    let mut seen = BTreeSet::new();
-    for variable in spec.at("variables").items() {
-        self::variable(&mut errors, &variable);
-        let name = variable.at("name");
-        if name.has_text() && !seen.insert(name.text().to_owned()) {
-            errors.push(name.duplicate());
-        }
-    }
+    variables(&mut errors, &spec.at("variables"));
     let (validations, annotations) = (spec.at("validations"), spec.at("auditAnnotations"));
     if validations.count() == 0 && annotations.count() == 0 {
         errors.extend([validations.required(NOTHING), annotations.required(NOTHING)]);
@@ -154,7 +147,7 @@ fn structural_errors(policy: &Value) -> Errors {
     errors
 }
 
-fn param_kind(errors: &mut Errors, at: &At<'_>) {
+pub(super) fn param_kind(errors: &mut Errors, at: &At<'_>) {
     let (api_version, kind) = (at.at("apiVersion"), at.at("kind"));
     match api_version.text().split('/').collect::<Vec<_>>().as_slice() {
         [""] => errors.push(api_version.required("")),
@@ -185,12 +178,23 @@ fn version_of(errors: &mut Errors, at: &At<'_>, version: &str) {
     }
 }
 
-fn constraints(errors: &mut Errors, at: &At<'_>) {
+pub(super) fn constraints(errors: &mut Errors, at: &At<'_>) {
     check::required_one_of(errors, &at.at("matchPolicy"), MATCH_POLICIES);
     selectors(errors, at);
     for field in ["resourceRules", "excludeResourceRules"] {
         for rule in at.at(field).items() {
             rule::named(errors, &rule);
+        }
+    }
+}
+
+pub(super) fn variables(errors: &mut Errors, at: &At<'_>) {
+    let mut seen = BTreeSet::new();
+    for variable in at.items() {
+        self::variable(errors, &variable);
+        let name = variable.at("name");
+        if name.has_text() && !seen.insert(name.text().to_owned()) {
+            errors.push(name.duplicate());
         }
     }
 }
@@ -249,13 +253,13 @@ fn annotations(errors: &mut Errors, at: &At<'_>, policy: &str) {
     }
 }
 
-fn given(errors: &mut Errors, at: &At<'_>, why: &str) {
+pub(super) fn given(errors: &mut Errors, at: &At<'_>, why: &str) {
     if at.text().trim().is_empty() {
         errors.push(at.required(why));
     }
 }
 
-fn parameters(errors: &mut Errors, at: &At<'_>) {
+pub(super) fn parameters(errors: &mut Errors, at: &At<'_>) {
     if !at.is_set() {
         return;
     }

@@ -7,6 +7,7 @@ pub(super) mod authorizer;
 mod conversions;
 mod format;
 mod ip;
+mod json_patch;
 mod lists;
 mod operators;
 mod optionals;
@@ -38,6 +39,8 @@ pub(super) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
 pub(super) const PATH_CHECK: &str = "kubernetes.authorization.PathCheck";
 pub(super) const GROUP_CHECK: &str = "kubernetes.authorization.GroupCheck";
 pub(super) const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
+/// The function that is there only where patches are made.
+pub(super) const ESCAPE_KEY: &str = "jsonpatch.escapeKey";
 pub(super) const DECISION: &str = "kubernetes.authorization.Decision";
 
 pub(super) use self::format::pattern_length;
@@ -61,6 +64,7 @@ static LIBRARIES: &[&[Function]] = &[
     format::FUNCTIONS,
     semver::FUNCTIONS,
     authorizer::FUNCTIONS,
+    json_patch::FUNCTIONS,
 ];
 
 /// The function of that name.

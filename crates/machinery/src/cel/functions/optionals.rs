@@ -123,6 +123,7 @@ fn is_zero(value: &Value<'_>) -> bool {
         Value::Map(table) => table.len() == 0,
         Value::Optional(of) => of.as_deref().is_none_or(is_zero),
         Value::Opaque(of) => matches!(&**of, Opaque::Quantity(of) if of.is_zero()),
+        Value::Message(of) => of.fields.is_empty(),
         Value::Timestamp(_) | Value::Type(_) => false,
     }
 }

@@ -5,6 +5,7 @@ mod costs;
 mod hostile;
 mod language;
 mod libraries;
+mod making;
 mod messages;
 
 use serde_json::{Value as Json, json};
@@ -57,6 +58,7 @@ fn shown(value: &Value<'_>) -> String {
         Value::Optional(None) => "none".to_owned(),
         Value::Optional(Some(of)) => format!("some({})", shown(of)),
         Value::Type(name) => format!("type({})", &**name),
+        Value::Message(of) => format!("{of:?}"),
         Value::Opaque(of) => format!("{of:?}"),
     }
 }

@@ -21,13 +21,13 @@ const EXEMPT: [(&str, &str); 9] = [
 ];
 
 /// Whether policies are never asked about a resource.
-pub(super) fn is_exempt(resource: &Resource) -> bool {
+pub(in crate::admission) fn is_exempt(resource: &Resource) -> bool {
     EXEMPT.iter().any(|(group, plural)| *resource.group == **group && *resource.plural == **plural)
 }
 
 /// What a policy or binding is for.
 #[derive(Debug)]
-pub(super) struct Matches {
+pub(in crate::admission) struct Matches {
     /// `None` where it does not say: then everything.
     rules: Option<Vec<Rule>>,
     excluded: Vec<Rule>,
@@ -95,7 +95,7 @@ fn operation(of: Operation) -> &'static str {
 }
 
 impl Matches {
-    pub(super) fn of(given: &Value) -> Self {
+    pub(in crate::admission) fn of(given: &Value) -> Self {
         let rules = |field: &str| list(&given[field]).iter().map(Rule::of).collect::<Vec<_>>();
         let selector = |field: &str| match &given[field] {
             Value::Null => Selector::everything(),
@@ -112,7 +112,12 @@ impl Matches {
     }
 
     /// Whether a write is one of those.
-    pub(super) fn covers(&self, attempt: &Attempt<'_>, object: &Value, namespace: Option<&Value>) -> bool {
+    pub(in crate::admission) fn covers(
+        &self,
+        attempt: &Attempt<'_>,
+        object: &Value,
+        namespace: Option<&Value>,
+    ) -> bool {
         let by_rules = match &self.rules {
             None => true,
             Some(rules) => rules.iter().any(|rule| rule.covers(attempt, self.exact)),
@@ -153,7 +158,7 @@ fn has_labels(selector: &Selector, object: &Value) -> bool {
 }
 
 /// The write as `request`: the fields of an `AdmissionRequest`, without those that are empty.
-pub(super) fn request(attempt: &Attempt<'_>) -> Value {
+pub(in crate::admission) fn request(attempt: &Attempt<'_>) -> Value {
     let resource = attempt.resource;
     let kind = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
     let plural = json!({"group": resource.group, "version": resource.version, "resource": resource.plural});
