@@ -8,6 +8,7 @@ use cri::v1::PortMapping;
 use machinery::labels::{Operator, Requirement};
 
 use crate::config;
+use crate::eviction;
 use crate::host::Host;
 use crate::plan::Verdict;
 use crate::resize::Pending;
@@ -41,8 +42,11 @@ impl Demand {
 /// Lets the pod in and counts what it asks for, or says why it must fail.
 pub(crate) fn admit(host: &Host, uid: &str, pod: &Pod) -> Result<(), Verdict> {
     let reject = |reason: &str, why: String| {
-        Err(Verdict { reason: reason.to_owned(), message: format!("Pod was rejected: {why}") })
+        Err(Verdict { reason: reason.to_owned(), message: format!("Pod was rejected: {why}"), grace_seconds: None })
     };
+    if let Some(why) = eviction::refusal(host, pod) {
+        return reject("Evicted", why);
+    }
     if !fits_node_labels(host, pod) {
         return reject(
             "NodeAffinity",

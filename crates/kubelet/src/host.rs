@@ -1,6 +1,6 @@
 //! What the parts of the kubelet share: the node's identity, its clients, and its directories.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -10,14 +10,19 @@ use api::typed::core::v1::Pod;
 use base::{Random, SharedClock, Tasks};
 use control::{Cache, Client, EventType, Informers, ObjectReference, Recorder};
 use cri::{ContainerChange, Runtime};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::admission::Demand;
 use crate::identity::Identity;
 use crate::images::Images;
+use crate::inbox::Inbox;
+use crate::node::facts::Pressure;
 use crate::resources::Capacity;
 use crate::settings::Settings;
 use crate::volumes::local::LocalVolumes;
+
+/// Pods' workers, by uid.
+pub(crate) type Workers = Arc<Mutex<BTreeMap<String, (api::Key, Arc<Inbox>)>>>;
 
 /// The node, as its pod workers see it.
 pub(crate) struct Host {
@@ -53,7 +58,13 @@ pub(crate) struct Host {
     pub(crate) changes: broadcast::Sender<ContainerChange>,
     /// What the pods that were let in ask for, by uid.
     pub(crate) admitted: Mutex<BTreeMap<String, Demand>>,
-    /// Told when some of that was given back.
+    /// What runs short on the node.
+    pub(crate) pressure: watch::Sender<Pressure>,
+    /// The workers of its pods, by uid.
+    pub(crate) workers: Workers,
+    /// The uids of its pods that came from files.
+    pub(crate) statics: Mutex<BTreeSet<String>>,
+    /// Told when some of that was given back, or a pod's worker ended.
     pub(crate) released: Notify,
 }
 
@@ -68,6 +79,20 @@ impl Host {
             uid: pod.uid.clone(),
             resource_version: String::new(),
             field_path,
+        };
+        self.recorder.event(&about, kind, reason, message);
+    }
+
+    /// Records an event about the node.
+    pub(crate) fn node_event(&self, kind: EventType, reason: &str, message: &str) {
+        let about = ObjectReference {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            namespace: String::new(),
+            name: self.node_name.clone(),
+            uid: self.node_name.clone(),
+            resource_version: String::new(),
+            field_path: String::new(),
         };
         self.recorder.event(&about, kind, reason, message);
     }

@@ -28,6 +28,13 @@ pub(crate) const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMess
 /// Annotation: seconds that the pod's containers get to end.
 pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
+/// Annotation: the hash of the file that a mirror pod stands for.
+pub(crate) const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+/// Annotation: the hash of the file that a pod came from.
+pub(crate) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// Annotation: where a pod came from: `file` or `api`.
+pub(crate) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
 /// Namespace, name and uid of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Identity {
@@ -40,7 +47,9 @@ impl Identity {
     /// The identity that an object's index holds.
     pub(crate) fn of(object: &api::Object) -> Self {
         let key = object.key();
-        Self { namespace: key.namespace.to_string(), name: key.name.to_string(), uid: object.uid().to_owned() }
+        // A mirror pod stands for the pod of a file, whose uid its containers carry.
+        let uid = mirrored(object).unwrap_or_else(|| object.uid().to_owned());
+        Self { namespace: key.namespace.to_string(), name: key.name.to_string(), uid }
     }
 
     /// The identity that a sandbox or container carries in its labels.
@@ -163,6 +172,24 @@ pub(crate) fn field_path(pod: &Pod, name: &str) -> String {
         Some((Role::Ephemeral, _)) => format!("spec.ephemeralContainers{{{name}}}"),
         Some(_) => format!("spec.initContainers{{{name}}}"),
     }
+}
+
+/// The uid of the static pod that a mirror pod stands for; `None` for other pods.
+pub(crate) fn mirrored(object: &api::Object) -> Option<String> {
+    // Most pods are none, and are not decoded to see that.
+    let json: &[u8] = object.json();
+    let name = CONFIG_MIRROR.as_bytes();
+    if !json.windows(name.len()).any(|part| part == name) {
+        return None;
+    }
+    let value = object.to_value();
+    value["metadata"]["annotations"][CONFIG_MIRROR].as_str().map(str::to_owned)
+}
+
+/// Whether a pod came from a file on this node.
+pub(crate) fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|list| list.get(CONFIG_SOURCE)).is_some_and(|source| source == "file")
 }
 
 /// A pod's annotations, or none.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use api::Object;
 use tokio::sync::Notify;
 
-use crate::plan::ProbeKind;
+use crate::plan::{ProbeKind, Verdict};
 
 /// What came since the worker last looked.
 #[derive(Default)]
@@ -16,10 +16,14 @@ pub(crate) struct Mail {
     pub(crate) pod: Option<Object>,
     /// The pod is no longer in the API.
     pub(crate) gone: bool,
+    /// The mirror pod of this static pod is no longer in the API.
+    pub(crate) mirror_gone: bool,
     /// Its containers or its sandbox changed.
     pub(crate) runtime: bool,
     /// An object that it names changed.
     pub(crate) references: bool,
+    /// The pod must end.
+    pub(crate) verdict: Option<Verdict>,
     /// What probes found, by container id.
     pub(crate) probes: BTreeMap<(String, ProbeKind), bool>,
 }

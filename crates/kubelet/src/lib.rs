@@ -10,8 +10,10 @@ mod admission;
 mod config;
 mod dns;
 mod environment;
+mod eviction;
 mod host;
 mod identity;
+mod image_gc;
 mod images;
 mod inbox;
 mod job;
@@ -28,6 +30,7 @@ mod resources;
 mod rotation;
 mod server;
 pub mod settings;
+mod static_pods;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -48,12 +51,13 @@ use api::typed::core::v1::{Node, Pod, Service};
 use base::{Backoff, Random, SharedClock, Stop, Tasks, chain};
 use control::{Client, Informers, Recorder, WatchScope};
 use cri::Runtime;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 
 use host::Host;
+use image_gc::ImageGc;
 use images::Images;
 use node::Registration;
-use node::facts::Facts;
+use node::facts::{Facts, Pressure};
 use volumes::local::LocalVolumes;
 
 pub use server::ServerConfig;
@@ -138,17 +142,18 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
     let tasks = Tasks::new("kubelet");
     let by_name = WatchScope::field("metadata.name", &config.node_name);
     let of_node = WatchScope::field("spec.nodeName", &config.node_name);
+    let pressure = watch::Sender::new(Pressure::default());
     let registration = Registration {
         name: config.node_name.clone(),
         ips: config.node_ips.clone(),
         port,
         version: config.version.clone(),
-        root_dir: config.root_dir.clone(),
         volumes_dir: config.volumes_dir.clone(),
         client: config.client.clone(),
         runtime: config.runtime.clone(),
         clock: config.clock.clone(),
         images_changed: Arc::default(),
+        pressure: pressure.subscribe(),
         allocatable,
     };
     let mut images = Images::new(settings.image_pulls_max);
@@ -178,10 +183,21 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         tasks: tasks.clone(),
         changes: broadcast::Sender::new(CHANGES_MAX),
         admitted: Mutex::new(BTreeMap::new()),
+        pressure,
+        workers: Arc::default(),
+        statics: Mutex::default(),
         released: Notify::new(),
     });
     tasks.spawn("node", node::run(registration, facts, stop.child()));
-    tasks.spawn("pods", pods::run(host.clone(), stop.child()));
+    let pods = pods::Pods::new(host.clone(), stop.child());
+    if let Some(folder) = host.settings.manifests.clone() {
+        let known = static_pods::start(&host, &pods, &folder).await;
+        tasks.spawn("static pods", static_pods::run(host.clone(), pods.clone(), folder, known, stop.child()));
+    }
+    tasks.spawn("pods", pods::run(pods));
+    let gc = Arc::new(ImageGc::default());
+    tasks.spawn("image garbage collection", gc.clone().run(host.clone(), stop.child()));
+    tasks.spawn("eviction", eviction::run(host.clone(), gc, stop.child()));
     tasks.spawn("local volumes", volumes::local::run(host.clone(), stop.child()));
     tasks.spawn("log rotation", rotation::run(host.clone(), stop.child()));
     tasks.spawn("node server", server::run(config.server, host, stop.child()));

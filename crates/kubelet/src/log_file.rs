@@ -202,7 +202,7 @@ impl Reader {
     }
 }
 
-/// Says when something in a log's directory was written, made or renamed.
+/// Says when something in a directory was written, made, renamed or removed.
 pub(crate) struct Watch {
     events: AsyncFd<std::os::fd::OwnedFd>,
 }
@@ -211,9 +211,19 @@ impl Watch {
     /// Watches the directory of `log`.
     pub(crate) fn new(log: &Path) -> io::Result<Self> {
         use inotify::WatchFlags;
-        let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        let directory = log.parent().unwrap_or(log);
         let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF;
+        Self::of(log.parent().unwrap_or(log), flags)
+    }
+
+    /// Watches a folder of whole files.
+    pub(crate) fn folder(folder: &Path) -> io::Result<Self> {
+        use inotify::WatchFlags;
+        let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::DELETE;
+        Self::of(folder, flags)
+    }
+
+    fn of(directory: &Path, flags: inotify::WatchFlags) -> io::Result<Self> {
+        let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&fd, directory, flags)?;
         #[expect(
             deprecated,

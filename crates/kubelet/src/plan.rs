@@ -25,6 +25,8 @@ pub(crate) const CRASH_BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub(crate) struct Verdict {
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// Seconds that its containers get, where they are fewer than its own.
+    pub(crate) grace_seconds: Option<i64>,
 }
 
 /// Why a container does not run yet, as its status says.
@@ -381,10 +383,11 @@ fn probe_grace(view: &View<'_>, spec: &Spec, run: &Container) -> i64 {
 /// Seconds that containers get to end.
 fn grace(view: &View<'_>) -> i64 {
     let spec = view.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
-    match view.pod.metadata.deletion_grace_period_seconds {
+    let own = match view.pod.metadata.deletion_grace_period_seconds {
         Some(seconds) => seconds.max(1),
         None => spec.max(1),
-    }
+    };
+    view.memory.verdict.as_ref().and_then(|verdict| verdict.grace_seconds).map_or(own, |seconds| own.min(seconds))
 }
 
 /// Removes all but the newest two runs of each container, and dead sandboxes that nothing of those is in: without it a

@@ -4,8 +4,8 @@
 //! What the runtime has of pods that the API no longer has, or that were started under another uid, gets a worker as well,
 //! whose only work is to clean up. Nothing is cleaned up before the API has told all the pods that it has.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::typed::core::v1::Pod;
@@ -16,10 +16,12 @@ use control::Change;
 use cri::RuntimeError;
 use futures::StreamExt;
 use serde_json::json;
+use tokio::sync::Notify;
 
-use crate::host::Host;
-use crate::identity::Identity;
+use crate::host::{Host, Workers};
+use crate::identity::{self, Identity};
 use crate::inbox::Inbox;
+use crate::static_pods::StaticPod;
 use crate::volumes;
 use crate::worker::Worker;
 
@@ -27,42 +29,83 @@ use crate::worker::Worker;
 /// runtime that lost its state, a sandbox that somebody made or removed by hand.
 const SAFETY_INTERVAL: Duration = Duration::from_secs(300);
 
-type Workers = Arc<Mutex<BTreeMap<String, (Key, Arc<Inbox>)>>>;
-
 /// Runs the node's pods until `stop`.
-pub(crate) async fn run(host: Arc<Host>, stop: Stop) {
-    let workers: Workers = Arc::default();
-    let pods = Pods { host, workers, stop: stop.clone() };
+pub(crate) async fn run(pods: Pods) {
+    let stop = pods.stop.clone();
     let mut changes = pods.host.pods.changes();
+    let follow = pods.clone().follow_runtime(stop.clone());
+    pods.host.tasks.spawn("runtime events", follow);
     loop {
         let Some(change) = stop.or_stopped(changes.next()).await else { return };
         match change {
             Change::Applied(object) => pods.applied(object),
             Change::Deleted(object) => pods.deleted(&object),
-            Change::Synced => {
-                let (watched, stop) = (pods.clone(), stop.clone());
-                pods.host.tasks.spawn("runtime events", watched.follow_runtime(stop));
-            }
+            Change::Synced => pods.synced.notify_one(),
         }
     }
 }
 
+/// The node's pods and their workers.
 #[derive(Clone)]
-struct Pods {
+pub(crate) struct Pods {
     host: Arc<Host>,
     workers: Workers,
+    /// Told when all pods that the API has are known.
+    synced: Arc<Notify>,
     stop: Stop,
 }
 
 impl Pods {
+    pub(crate) fn new(host: Arc<Host>, stop: Stop) -> Self {
+        Self { workers: host.workers.clone(), host, synced: Arc::default(), stop }
+    }
+
+    /// Gives each static pod a worker, and tells those whose file has gone. One whose name is still taken waits.
+    pub(crate) fn run_static(&self, known: &BTreeMap<String, StaticPod>) {
+        let mut taken = Vec::new();
+        for (uid, (key, inbox)) in self.lock().iter() {
+            let wanted = known.values().any(|pod| pod.identity.uid == *uid);
+            if self.statics().contains(uid) && !wanted {
+                inbox.put(|mail| mail.gone = true);
+            }
+            taken.push((uid.clone(), key.clone()));
+        }
+        for pod in known.values() {
+            if taken.iter().any(|(uid, key)| *uid == pod.identity.uid || key == pod.object.key()) {
+                continue;
+            }
+            self.statics().insert(pod.identity.uid.clone());
+            self.start(pod.identity.clone(), pod.object.clone(), false);
+            // Its mirror pod may be there already, and was told to nobody.
+            if let Some(mirror) = self.host.pods.get(pod.object.key()) {
+                self.applied(mirror);
+            }
+        }
+    }
+
+    fn statics(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.host.statics.lock().expect("no holder of the list of static pods panics")
+    }
+
+    /// The worker of the static pod that a mirror pod stands for; an outdated mirror pod has none and gets none.
+    fn mirrored(&self, object: &Object) -> Option<Option<Arc<Inbox>>> {
+        let uid = identity::mirrored(object)?;
+        Some(self.lock().get(&uid).map(|(_, inbox)| inbox.clone()))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Key, Arc<Inbox>)>> {
         self.workers.lock().expect("no holder of the list of workers panics")
     }
 
     fn applied(&self, object: Object) {
+        if let Some(worker) = self.mirrored(&object) {
+            worker.iter().for_each(|inbox| inbox.put(|mail| mail.pod = Some(object.clone())));
+            return;
+        }
         // A pod that was deleted and made anew under its name in between: the old one is gone.
         for (uid, (key, inbox)) in self.lock().iter() {
-            if key == object.key() && uid != object.uid() {
+            // Nor does a pod of the API end the one of a file.
+            if key == object.key() && uid != object.uid() && !self.statics().contains(uid) {
                 inbox.put(|mail| mail.gone = true);
             }
         }
@@ -74,6 +117,10 @@ impl Pods {
     }
 
     fn deleted(&self, object: &Object) {
+        if let Some(worker) = self.mirrored(object) {
+            worker.iter().for_each(|inbox| inbox.put(|mail| mail.mirror_gone = true));
+            return;
+        }
         if let Some((_, inbox)) = self.lock().get(object.uid()) {
             // Its last state says how long its containers may still take.
             let last = object.clone();
@@ -90,10 +137,10 @@ impl Pods {
         self.lock().insert(uid.clone(), (identity.key(), inbox.clone()));
         let name = format!("pod {}", identity.display());
         let worker = Worker::new(self.host.clone(), identity, object, gone, inbox, self.stop.child());
-        let workers = self.workers.clone();
+        let (workers, host) = (self.workers.clone(), self.host.clone());
         self.host.tasks.spawn(name, async move {
             // Also after a panic, so that the next event about the pod starts a new worker.
-            let _forget = Forget { workers, uid };
+            let _forget = Forget { workers, uid, host };
             Box::pin(worker.run()).await;
         });
     }
@@ -117,7 +164,10 @@ impl Pods {
 
     async fn follow_once(&self) -> Result<(), RuntimeError> {
         let mut events = self.host.runtime.events().await?;
-        self.reconcile().await?;
+        // Nothing is cleaned up before it is known what the API has; what happens is passed on from the start.
+        if self.host.pods.is_synced() {
+            self.reconcile().await?;
+        }
         // What happened before the stream began is in the workers' first look, or in this second one.
         self.lock().values().for_each(|(_, inbox)| inbox.put(|mail| mail.runtime = true));
         let mut safety = tokio::time::interval_at(tokio::time::Instant::now() + SAFETY_INTERVAL, SAFETY_INTERVAL);
@@ -131,7 +181,8 @@ impl Pods {
                     // Nobody listens where no log is followed.
                     let _ = self.host.changes.send(event);
                 }
-                _ = safety.tick() => {
+                () = self.synced.notified() => self.reconcile().await?,
+                _ = safety.tick(), if self.host.pods.is_synced() => {
                     self.reconcile().await?;
                     self.lock().values().for_each(|(_, inbox)| inbox.put(|mail| mail.runtime = true));
                 }
@@ -184,6 +235,7 @@ fn stand_in(identity: &Identity) -> Object {
 struct Forget {
     workers: Workers,
     uid: String,
+    host: Arc<Host>,
 }
 
 impl Drop for Forget {
@@ -191,5 +243,10 @@ impl Drop for Forget {
         if let Ok(mut workers) = self.workers.lock() {
             workers.remove(&self.uid);
         }
+        if let Ok(mut statics) = self.host.statics.lock() {
+            statics.remove(&self.uid);
+        }
+        // A static pod may have waited for the name.
+        self.host.released.notify_waiters();
     }
 }

@@ -93,6 +93,22 @@ fn request(container: &Container) -> (Option<i64>, Option<i64>) {
     )
 }
 
+/// What a container asks for of a resource, in whole units.
+pub(crate) fn requested(container: &Container, name: &str) -> i64 {
+    whole(requests(container), name).unwrap_or(0)
+}
+
+/// A container's limit of a resource, as it is written and in whole units.
+pub(crate) fn limited<'a>(container: &'a Container, name: &str) -> Option<(&'a str, i64)> {
+    let limit = limits(container)?.as_ref()?.get(name)?;
+    Some((limit.0.as_str(), bytes(limit).filter(|bytes| *bytes > 0)?))
+}
+
+/// A quantity in whole units.
+pub(crate) fn bytes(quantity: &Quantity) -> Option<i64> {
+    parse(quantity).map(|quantity| clamp(quantity.value()))
+}
+
 /// The quality of service of a pod.
 pub(crate) fn qos(pod: &Pod) -> Qos {
     let mut any = false;

@@ -370,15 +370,26 @@ fn conditions(
     ];
     let mut owned: Vec<_> = list.iter().map(|(name, _)| *name).collect();
     owned.extend(RESIZE_CONDITIONS);
+    let disruption = disruption(view);
+    owned.extend(disruption.as_ref().map(|(name, _)| *name));
     let generation = view.pod.metadata.generation;
     let ours = list
         .into_iter()
         .chain(resize_conditions(view))
+        .chain(disruption)
         .map(|(name, truth)| condition(view.now, known, name, truth, generation));
     // Others' conditions (readiness gates, `DisruptionTarget`) are theirs to change.
     let others =
         known.conditions.iter().flatten().filter(|condition| !owned.contains(&condition.type_.as_str())).cloned();
     ours.chain(others).collect()
+}
+
+/// A pod that was evicted says that its end was none of its own doing.
+fn disruption(view: &View<'_>) -> Option<(&'static str, Truth)> {
+    let verdict = view.memory.verdict.as_ref().filter(|verdict| verdict.reason == "Evicted")?;
+    // One that was refused never ran: nothing was disrupted.
+    verdict.grace_seconds?;
+    Some(("DisruptionTarget", Truth(true, Some("TerminationByKubelet"), Some(verdict.message.clone()))))
 }
 
 /// Conditions that are there only while they are true.

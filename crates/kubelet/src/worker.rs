@@ -67,6 +67,10 @@ pub(crate) struct Worker {
     pod: Arc<Pod>,
     /// What its spec wants.
     wanted: Resources,
+    /// Whether it came from a file on this node.
+    is_static: bool,
+    /// The uid of the mirror pod that shows a static pod.
+    mirror: Option<String>,
     gone: bool,
     /// `None` until the runtime was asked.
     observed: Option<Observed>,
@@ -116,8 +120,10 @@ impl Worker {
             identity,
             inbox,
             object,
+            is_static: identity::is_static(&pod),
             pod,
             wanted,
+            mirror: None,
             gone,
             observed: None,
             runtime_dirty: true,
@@ -205,8 +211,15 @@ impl Worker {
 
     fn receive(&mut self, mail: Mail) {
         self.runtime_dirty |= mail.runtime;
+        if mail.mirror_gone {
+            self.mirror = None;
+        }
         self.gone |= mail.gone;
         self.memory.probes.extend(mail.probes);
+        if let Some(verdict) = mail.verdict.filter(|_| self.memory.verdict.is_none() && !self.gone) {
+            self.host.event(&self.identity, String::new(), EventType::Warning, &verdict.reason, &verdict.message);
+            self.memory.verdict = Some(verdict);
+        }
         if mail.references {
             self.volumes_dirty = true;
             self.volumes_retry = None;
@@ -224,6 +237,14 @@ impl Worker {
 
     /// Takes in a newer state of the pod.
     fn learn(&mut self, object: Object) {
+        if self.is_static {
+            // Of a mirror pod only what it shows counts: the file says what the pod is.
+            self.mirror = Some(object.uid().to_owned()).filter(|_| !object.is_deleting());
+            let mut pod = Pod::clone(&self.pod);
+            pod.status = decode(&object).status;
+            self.pod = Arc::new(pod);
+            return;
+        }
         if object.revision() < self.object.revision() || object.uid() != self.identity.uid {
             return;
         }
@@ -332,6 +353,7 @@ impl Worker {
             let verdict = Verdict {
                 reason: "DeadlineExceeded".into(),
                 message: "Pod was active on the node longer than the specified deadline".into(),
+                grace_seconds: None,
             };
             self.host.event(&self.identity, String::new(), EventType::Normal, &verdict.reason, &verdict.message);
             self.memory.verdict = Some(verdict);
@@ -358,13 +380,14 @@ impl Worker {
         if self.gone {
             return None;
         }
+        let uid = if self.is_static { self.mirror.as_deref()? } else { self.identity.uid.as_str() };
         let place = Place { host_ips: &self.host.node_ips, runtime_name: &self.host.runtime_name };
         let wanted = Pod { status: Some(status::status(view, &place)), ..Pod::default() };
         let tree = |pod: &Pod| {
             serde_json::from_slice::<Value>(&pod.encode()).map_or(Value::Null, |mut pod| pod["status"].take())
         };
         let known = Pod { status: self.pod.status.clone(), ..Pod::default() };
-        status::patch(&self.identity.uid, &tree(&known), &tree(&wanted))
+        status::patch(uid, &tree(&known), &tree(&wanted))
     }
 
     fn write(&mut self, patch: Option<Value>, finished: bool) {
@@ -451,10 +474,14 @@ impl Worker {
         }
         self.memory.hooks_running.insert(name.clone());
         let (references, services) = (self.references.synced(), self.host.services.clone());
+        // A static pod starts without an API server, and so without the variables of its Services.
+        let waits = !self.is_static;
         async move {
             let known = async {
                 references.await;
-                services.synced().await;
+                if waits {
+                    services.synced().await;
+                }
             };
             let result = job.start(&name, attempt, known).await;
             Done::Action(key, result.map_err(Some))
@@ -614,6 +641,7 @@ impl Worker {
                 self.learn(object);
             }
             // The watch will say that it is gone, or bring the pod that has its name now.
+            Err(error) if self.is_static && (error.is_not_found() || error.is_conflict()) => self.mirror = None,
             Err(error) if error.is_not_found() => self.api_retry = Some(Instant::now() + RETRY_MAX),
             Err(error) => self.api_failed(&error),
         }

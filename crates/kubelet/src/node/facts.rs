@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use crate::eviction::plan::Level;
 use crate::resources::Capacity;
 
 /// Pods that one node runs at most; upstream's default.
@@ -102,7 +103,7 @@ pub(crate) fn disk(path: &Path) -> Option<Disk> {
     })
 }
 
-/// What runs short.
+/// What runs short, as the node's conditions say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Pressure {
     pub(crate) memory: bool,
@@ -110,23 +111,39 @@ pub(crate) struct Pressure {
     pub(crate) pids: bool,
 }
 
-/// Upstream's hard eviction thresholds: 100 MiB of memory, 10 % of the disk, 5 % of its inodes; and 1 % of the process ids.
-pub(crate) async fn pressure(root_dir: &Path) -> Pressure {
+/// What there is of what may run short; `None` where the machine does not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Levels {
+    pub(crate) memory: Option<Level>,
+    pub(crate) node_disk: Option<Level>,
+    pub(crate) node_inodes: Option<Level>,
+    pub(crate) image_disk: Option<Level>,
+    pub(crate) pids: Option<Level>,
+}
+
+/// Looks at the machine. `images` is where the images are, if that is another disk.
+pub(crate) async fn levels(root_dir: &Path, images: Option<&Path>) -> Levels {
     let read = async |path: &str| tokio::fs::read_to_string(path).await.unwrap_or_default();
-    let available = meminfo_bytes(&read("/proc/meminfo").await, "MemAvailable");
+    let meminfo = read("/proc/meminfo").await;
+    let memory = meminfo_bytes(&meminfo, "MemAvailable").zip(meminfo_bytes(&meminfo, "MemTotal"));
     // `/proc/loadavg` ends in `running/all last-pid`.
     let loadavg = read("/proc/loadavg").await;
     let threads = loadavg.split_whitespace().nth(3).and_then(|word| word.split_once('/')?.1.parse::<u64>().ok());
     let pid_max = read("/proc/sys/kernel/pid_max").await.trim().parse::<u64>().ok();
-    Pressure {
-        memory: available.is_some_and(|bytes| bytes < 100 << 20),
-        disk: disk(root_dir).is_some_and(disk_is_short),
-        pids: threads.zip(pid_max).is_some_and(|(used, max)| max.saturating_sub(used) < max / 100),
+    let node = disk(root_dir);
+    let level = |(available, capacity)| Level { available, capacity };
+    let space = |disk: Disk| Level { available: disk.available_bytes, capacity: disk.total_bytes };
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    Levels {
+        memory: memory.map(level),
+        node_disk: node.map(space),
+        // A filesystem that makes inodes as it needs them says that it has none.
+        node_inodes: node
+            .filter(|disk| disk.inodes > 0)
+            .map(|disk| level((count(disk.inodes_free), count(disk.inodes)))),
+        image_disk: images.and_then(disk).map(space),
+        pids: threads.zip(pid_max).map(|(used, max)| level((count(max.saturating_sub(used)), count(max)))),
     }
-}
-
-fn disk_is_short(disk: Disk) -> bool {
-    disk.available_bytes < disk.total_bytes / 10 || (disk.inodes > 0 && disk.inodes_free < disk.inodes / 20)
 }
 
 #[cfg(test)]
@@ -139,8 +156,5 @@ mod tests {
         assert_eq!(meminfo_bytes(meminfo, "MemAvailable"), Some(1 << 20));
         assert_eq!(meminfo_bytes(meminfo, "Mem"), None);
         assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
-        let full = Disk { total_bytes: 100, available_bytes: 9, inodes: 0, inodes_free: 0 };
-        assert!(disk_is_short(full) && !disk_is_short(Disk { available_bytes: 10, ..full }));
-        assert!(disk_is_short(Disk { available_bytes: 50, inodes: 100, inodes_free: 4, ..full }));
     }
 }

@@ -22,6 +22,7 @@ use control::{Client, ClientError, PatchType};
 use cri::{Runtime, v1};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use crate::resources::Capacity;
 use crate::status::seconds;
@@ -43,11 +44,12 @@ pub(crate) struct Registration {
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) port: u16,
     pub(crate) version: String,
-    pub(crate) root_dir: PathBuf,
     pub(crate) volumes_dir: PathBuf,
     pub(crate) client: Client,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) clock: SharedClock,
+    /// What runs short.
+    pub(crate) pressure: watch::Receiver<Pressure>,
     /// Wakes the status up when images came or went.
     pub(crate) images_changed: Arc<tokio::sync::Notify>,
     /// What pods may ask for.
@@ -68,6 +70,7 @@ pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     let mut reported: Option<Reported> = None;
     let mut images = registration.images().await;
+    let mut pressure = registration.pressure.clone();
     while !stop.is_stopped() {
         let seen = registration.look(facts.clone(), images.clone()).await;
         let healthy = seen.runtime.is_ok() && not_ready(&seen).is_none();
@@ -89,6 +92,7 @@ pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
         };
         tokio::select! {
             () = stop.stopped() => break,
+            Ok(()) = pressure.changed() => {}
             () = registration.images_changed.notified() => images = registration.images().await,
             () = tokio::time::sleep(wait) => {
                 // Images that came without the kubelet (by an import) show with the next full report.
@@ -128,9 +132,10 @@ impl Registration {
 
     async fn look(&self, facts: Facts, images: Vec<v1::Image>) -> Seen {
         let version = self.runtime.version().await;
+        let pressure = *self.pressure.borrow();
         Seen {
             facts,
-            pressure: facts::pressure(&self.root_dir).await,
+            pressure,
             runtime_version: version
                 .map(|version| format!("{}://{}", version.runtime_name, version.runtime_version))
                 .unwrap_or_default(),

@@ -188,7 +188,8 @@ fn find_pod(host: &Host, namespace: &str, pod: &str) -> Result<Object, Refusal> 
 
 /// The runs of a container of a pod, the newest first.
 async fn find_runs(host: &Host, pod: &Object, container: &str) -> Result<Vec<v1::Container>, Refusal> {
-    let labels = [(identity::POD_UID, pod.uid()), (identity::CONTAINER_NAME, container)];
+    let uid = identity::Identity::of(pod).uid;
+    let labels = [(identity::POD_UID, uid.as_str()), (identity::CONTAINER_NAME, container)];
     let label_selector: HashMap<_, _> = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
     let filter = v1::ContainerFilter { label_selector, ..Default::default() };
     let listed = host.runtime.list_containers(Some(filter)).await;

@@ -103,7 +103,7 @@ fn a_verdict_fails_the_pod_and_a_deleted_pod_ends_in_a_final_phase() {
     let pod = pod(r#"{"metadata":{"deletionTimestamp":"2030-01-01T00:00:00Z"},"spec":{"containers":[{"name":"a"}]}}"#);
     assert_eq!(line(&of(&pod, "a:137", &Memory::default())), "Failed False/PodFailed a=Error:137#0");
     assert_eq!(line(&of(&pod, "a:running", &Memory::default())), "Running True a=running#0");
-    let verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "no".into() });
+    let verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "no".into(), grace_seconds: None });
     let status = of(&pod, "", &Memory { verdict, ..Memory::default() });
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
 }

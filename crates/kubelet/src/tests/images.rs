@@ -68,7 +68,7 @@ async fn an_image_is_a_volume_of_the_containers_that_mount_it() {
                 {"name": "b", "image": "busybox:1"}],
             "volumes": [{"name": "data", "image": {"reference": "data.example/kitten:1", "pullPolicy": "Always"}}]}),
     );
-    cluster.phase("web", "Running").await;
+    until("both containers are made", || cluster.runtime.configs().len() == 2).await;
     let configs = cluster.runtime.configs();
     let mounts = |name: &str| {
         let config = configs.iter().find(|config| config.metadata.as_ref().unwrap().name == name).unwrap();

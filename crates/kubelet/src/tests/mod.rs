@@ -1,8 +1,10 @@
 //! The kubelet whole: against an API in memory, a runtime in memory, and a client of its endpoints over real TLS.
 
+mod eviction;
 mod fake_runtime;
 mod images;
 mod resize;
+mod static_pods;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,12 +47,15 @@ impl Transport for Front {
         if request.method() == http::Method::DELETE {
             let options: Value = serde_json::from_slice(request.body()).unwrap();
             assert_eq!(options["gracePeriodSeconds"], 0);
-            let mut pod =
-                self.0.get(Pod::resource(), "default", request.uri().path().rsplit('/').next().unwrap()).unwrap();
-            assert_eq!(options["preconditions"]["uid"], pod["metadata"]["uid"]);
-            assert_eq!(pod["status"]["phase"], "Failed", "the last status is written before the pod goes");
-            pod["metadata"]["finalizers"] = json!([]);
-            self.0.put(pod);
+            let name = request.uri().path().rsplit('/').next().unwrap().to_owned();
+            // A mirror pod may be deleted by others at the same time.
+            if let Some(mut pod) = self.0.get(Pod::resource(), "default", &name) {
+                let mirror = pod["metadata"]["annotations"].get(crate::identity::CONFIG_MIRROR).is_some();
+                assert_eq!(options["preconditions"]["uid"], pod["metadata"]["uid"]);
+                assert!(mirror || pod["status"]["phase"] == "Failed", "the last status is written before the pod goes");
+                pod["metadata"]["finalizers"] = json!([]);
+                self.0.put(pod);
+            }
         }
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
         let kept: Vec<_> = query.split('&').filter(|pair| !pair.starts_with("fieldSelector=spec.nodeName")).collect();
@@ -103,8 +108,12 @@ impl Cluster {
     }
 
     async fn start(&self) -> Kubelet {
+        self.start_with(Arc::new(Front(self.api.clone(), self.api.transport()))).await
+    }
+
+    async fn start_with(&self, transport: Arc<dyn Transport>) -> Kubelet {
         let (tasks, stop) = (Tasks::new("test"), Stop::new());
-        let client = Client::new(Arc::new(Front(self.api.clone(), self.api.transport())), "test");
+        let client = Client::new(transport, "test");
         let clock: base::SharedClock = Arc::new(self.api.clock());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,7 +1,6 @@
 //! State as CRI's messages.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use cri::{RuntimeError, v1};
 use linux::cgroup::Cgroups;
@@ -10,9 +9,6 @@ use super::failed;
 use super::state::{Container, Phase, Sandbox, State};
 use crate::images::Image;
 use crate::records::Share;
-
-/// Files of a writable layer that are counted; a container with more has its usage understated.
-const FILES_COUNTED_MAX: usize = 200_000;
 
 fn sandbox_state(sandbox: &Sandbox) -> i32 {
     let ready = *sandbox.phase.borrow() == Phase::Ready;
@@ -197,7 +193,7 @@ pub(super) fn container_stats(
         });
     }
     let upper = container.directory.join("upper");
-    let (bytes, files) = disk_usage(&upper).map_err(failed(action))?;
+    let (bytes, files) = linux::disk::usage(&upper).map_err(failed(action))?;
     stats.writable_layer = Some(v1::FilesystemUsage {
         timestamp: now,
         fs_id: Some(v1::FilesystemIdentifier { mountpoint: upper.display().to_string() }),
@@ -205,31 +201,4 @@ pub(super) fn container_stats(
         inodes_used: value(files),
     });
     Ok(stats)
-}
-
-/// Bytes on disk and files below a directory. Files may go while we look.
-fn disk_usage(directory: &Path) -> std::io::Result<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let (mut bytes, mut files) = (0, 0);
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(directory) = waiting.pop() {
-        let entries = match std::fs::read_dir(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            listed => listed?,
-        };
-        for entry in entries {
-            let Ok(stat) = entry.as_ref().map_err(|_| ()).and_then(|entry| entry.metadata().map_err(|_| ())) else {
-                continue;
-            };
-            bytes += stat.blocks() * 512;
-            files += 1;
-            if files as usize >= FILES_COUNTED_MAX {
-                return Ok((bytes, files));
-            }
-            if stat.is_dir() {
-                waiting.extend(entry.map(|entry| entry.path()));
-            }
-        }
-    }
-    Ok((bytes, files))
 }
