@@ -224,10 +224,12 @@ impl Pods {
     }
 }
 
-/// An object for a pod of which only sandbox and containers are left.
+/// An object for a pod of which only sandbox and containers are left. Nobody says any more how long these may take, and
+/// whoever deleted the pod has waited: they get a second.
 fn stand_in(identity: &Identity) -> Object {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": []},
-        "metadata": {"namespace": identity.namespace, "name": identity.name, "uid": identity.uid}});
+        "metadata": {"namespace": identity.namespace, "name": identity.name, "uid": identity.uid,
+            "deletionGracePeriodSeconds": 1}});
     let json = Bytes::from(serde_json::to_vec(&pod).expect("writing JSON to memory does not fail"));
     Object::parse(Pod::resource(), json).expect("it was just made as a pod")
 }

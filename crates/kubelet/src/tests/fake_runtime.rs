@@ -32,6 +32,8 @@ struct State {
     pulled: Vec<(String, String)>,
     /// Memory that every container uses.
     memory_bytes: u64,
+    /// How many seconds each container was given that was stopped.
+    graces: Vec<i64>,
 }
 
 impl FakeRuntime {
@@ -66,6 +68,11 @@ impl FakeRuntime {
     /// Sets the memory that every container uses.
     pub(super) fn use_memory(&self, bytes: u64) {
         self.state().memory_bytes = bytes;
+    }
+
+    /// How many seconds each container was given that was stopped, in that order.
+    pub(super) fn graces(&self) -> Vec<i64> {
+        self.state().graces.clone()
     }
 
     /// The ids of the running containers.
@@ -217,7 +224,8 @@ impl Runtime for FakeRuntime {
         }
         Ok(())
     }
-    async fn stop_container(&self, id: &str, _: i64) -> Result<(), RuntimeError> {
+    async fn stop_container(&self, id: &str, grace_seconds: i64) -> Result<(), RuntimeError> {
+        self.state().graces.push(grace_seconds);
         self.end(id, 137);
         Ok(())
     }

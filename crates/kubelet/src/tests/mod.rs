@@ -350,11 +350,60 @@ async fn a_restarted_kubelet_adopts_what_runs_and_removes_what_is_gone() {
     let kubelet = cluster.start().await;
     until("the pod that is gone is removed", || cluster.runtime.counts() == (1, 1) && !cluster.pod_dir(&gone).exists())
         .await;
+    // It was given half a minute, since nothing said otherwise any more: its volumes were held as long.
+    assert_eq!(cluster.runtime.graces(), [1]);
     assert_eq!(cluster.get("stays").unwrap()["status"]["containerStatuses"][0]["containerID"], before);
     // What runs is still looked after.
     cluster.runtime.end(&cluster.runtime.running()[0], 1);
     until("it is restarted", || cluster.get("stays").unwrap()["status"]["containerStatuses"][0]["restartCount"] == 1)
         .await;
+    kubelet.end().await;
+}
+
+#[tokio::test]
+async fn a_claim_is_waited_for_and_its_volume_outlives_the_pod() {
+    let cluster = Cluster::new();
+    let kubelet = cluster.start().await;
+    let node = || cluster.api.get(Node::resource(), "", "node-1");
+    until("the node says where it keeps volumes", || {
+        node().is_some_and(|node| node["metadata"]["annotations"]["timonier.io/volumes-directory"].is_string())
+    })
+    .await;
+    let directory = node().unwrap()["metadata"]["annotations"]["timonier.io/volumes-directory"].clone();
+    let path = PathBuf::from(directory.as_str().unwrap()).join("pvc-1");
+    let uid = cluster.pod(
+        "db",
+        json!({"securityContext": {"fsGroup": 4242},
+            "containers": [{"name": "db", "image": "busybox:1", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c", "readOnly": false}}]}),
+    );
+    let event = |text: &str| {
+        let events = cluster.api.list(api::resources::EVENTS);
+        events.iter().any(|event| event["message"].as_str().is_some_and(|message| message.contains(text)))
+    };
+    until("the missing claim is named", || event("failed to fetch PVC from API server")).await;
+    let bound = cluster.api.put(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "c", "namespace": "default"}, "spec": {"volumeName": "pvc-1"}, "status": {"phase": "Bound"}}));
+    cluster.api.put(json!({"apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": "pvc-1", "annotations": {"pv.kubernetes.io/provisioned-by": "timonier.io/local"}},
+        "spec": {"local": {"path": path}, "claimRef": {"name": "c", "namespace": "default", "uid": bound["metadata"]["uid"]}}}));
+    cluster.phase("db", "Running").await;
+    let mounts = cluster.runtime.configs().remove(0).mounts;
+    let mount = mounts.iter().find(|mount| mount.container_path == "/data").unwrap();
+    assert_eq!(mount.host_path, path.to_str().unwrap());
+    assert_eq!(std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(&path).unwrap()), 4242);
+    std::fs::write(path.join("file"), "kept").unwrap();
+
+    // It is removed when the node's object says so, but not before the pod has let it go.
+    let removal = || node().unwrap()["metadata"]["annotations"]["removal.timonier.io/pvc-1"].clone();
+    cluster.api.change_each(Node::resource(), |node| {
+        node["metadata"]["annotations"]["removal.timonier.io/pvc-1"] = "remove".into();
+        true
+    });
+    cluster.delete("db");
+    until("the pod is gone", || cluster.get("db").is_none() && !cluster.pod_dir(&uid).exists()).await;
+    until("the volume is gone", || removal() == "removed").await;
+    assert!(!path.exists());
     kubelet.end().await;
 }
 
