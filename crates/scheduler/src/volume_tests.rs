@@ -161,7 +161,7 @@ fn free_volumes_are_found_and_taken_once() {
     assert_eq!(placed(&image, &spec(&["c", "d"])), "b");
 
     let c = Key::new("default", "c");
-    let taken = Decision { node: "a".into(), bindings: vec![("on-a".into(), c.clone())], provisions: vec![] };
+    let taken = Decision { node: "a".into(), bindings: vec![("on-a".into(), c)], provisions: vec![] };
     image.storage.assume(&taken);
     assert_eq!(placed(&image, &spec(&["d"])), "b", "it is reserved");
     assert_eq!(placed(&image, &spec(&["c"])), "a", "by name");

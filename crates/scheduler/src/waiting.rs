@@ -43,8 +43,8 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     pub(crate) fn insert(&mut self, pod: Arc<PodInfo>, watch: Watch, decision: Decision, now: Instant) {
-        let entry = Entry { pod: pod.clone(), watch, decision, until: now + BIND_TIMEOUT, asked: false };
-        self.pods.insert(pod.key.clone(), entry);
+        let key = pod.key.clone();
+        self.pods.insert(key, Entry { pod, watch, decision, until: now + BIND_TIMEOUT, asked: false });
     }
 
     /// What a pod's volumes need has been written.

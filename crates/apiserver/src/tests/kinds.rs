@@ -174,6 +174,47 @@ async fn every_kind_takes_every_operation() {
     }
 }
 
+/// Conformance: "CSIInlineVolumes should support CSIVolumeSource in Pod API".
+#[tokio::test]
+async fn a_pod_with_a_volume_of_a_storage_driver_takes_every_operation() {
+    let cluster = Cluster::start().await;
+    let client = OfKind { cluster: &cluster, resource: resources::PODS, shown: "a pod with a csi volume".to_owned() };
+    let pod = json!({"spec": {"terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "csi": {"driver": "csi.example.com", "readOnly": true,
+            "volumeAttributes": {"a": "b"}}}]}});
+    client.lives(pod).await;
+}
+
+/// Conformance: "ConfigMap should be immutable if `immutable` field is set", and the same of Secrets.
+#[tokio::test]
+async fn what_is_immutable_changes_no_more_but_for_its_metadata() {
+    let cluster = Cluster::start().await;
+    for (plural, kind) in [("configmaps", "ConfigMap"), ("secrets", "Secret")] {
+        let all = format!("/api/v1/namespaces/default/{plural}");
+        let one = format!("{all}/one");
+        let object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "one"}, "data": {"a": "YQ=="}});
+        let put = async |change: &dyn Fn(&mut Value)| {
+            let (_, mut object) = cluster.call(Method::GET, &one, &Value::Null).await;
+            change(&mut object);
+            cluster.call(Method::PUT, &one, &object).await
+        };
+        assert_eq!(cluster.call(Method::POST, &all, &object).await.0, StatusCode::CREATED);
+        assert_eq!(put(&|object| object["data"]["a"] = "Yg==".into()).await.0, StatusCode::OK);
+        assert_eq!(put(&|object| object["immutable"] = true.into()).await.0, StatusCode::OK);
+        for refused in [
+            put(&|object| object["data"]["a"] = "Yw==".into()).await,
+            put(&|object| object["immutable"] = false.into()).await,
+        ] {
+            assert_eq!(refused.0, StatusCode::UNPROCESSABLE_ENTITY, "{kind}: {}", refused.1);
+            let message = refused.1["message"].as_str().unwrap();
+            assert!(message.contains("field is immutable when `immutable` is set"), "{message}");
+        }
+        assert_eq!(put(&|object| object["metadata"]["labels"] = json!({"a": "b"})).await.0, StatusCode::OK);
+        assert_eq!(cluster.call(Method::DELETE, &one, &Value::Null).await.0, StatusCode::OK);
+    }
+}
+
 /// Conformance: "should validate ... Status endpoints", "should apply changes to a ... status", "should verify changes to a
 /// daemon set status", "should update/patch PodDisruptionBudget status".
 #[tokio::test]

@@ -19,7 +19,7 @@ use api::{Object, Typed};
 use base::{Backoff, Stop, chain};
 use control::{Change, ClientError, PatchType};
 use linux::rooted::Rooted;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::{PERSISTENT, mounts};
@@ -128,7 +128,7 @@ fn wanted(node: &Object) -> BTreeSet<String> {
     }
     let node = node.to_value();
     let annotations = node["metadata"]["annotations"].as_object().into_iter().flatten();
-    let wanted = annotations.filter(|(_, value)| **value == Value::from(REMOVE));
+    let wanted = annotations.filter(|(_, value)| value.as_str() == Some(REMOVE));
     wanted.filter_map(|(name, _)| name.strip_prefix(REMOVAL_PREFIX)).map(str::to_owned).collect()
 }
 

@@ -4,6 +4,7 @@
 //! set up. Secrets, tokens and projections lie in memory, never on disk.
 
 pub(crate) mod atomic;
+pub(crate) mod limits;
 pub(crate) mod local;
 pub(crate) mod mounts;
 mod ownership;
@@ -77,7 +78,7 @@ pub(crate) struct Ground<'a> {
 /// What a volume is made of.
 enum Made {
     Files(atomic::Payload),
-    Persistent(persistent::Found),
+    Persistent(Box<persistent::Found>),
     Other,
 }
 
@@ -109,7 +110,7 @@ pub(crate) async fn set_up(
             (None, Some(_)) if std::fs::symlink_metadata(&path).is_ok() => continue,
             (None, Some(claim)) => {
                 let found = persistent::find(ground.client, ground.node.as_ref(), pod, volume, &claim).await?;
-                Made::Persistent(found)
+                Made::Persistent(Box::new(found))
             }
             (None, None) => Made::Other,
         };

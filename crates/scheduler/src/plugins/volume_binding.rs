@@ -77,7 +77,7 @@ pub fn compile(image: &Image, pod: &PodInfo) -> Option<Compiled> {
             Ok(_) => immediate = true,
         }
     }
-    compiled.waiting.sort_by(|a, b| a.claim.wants.size.cmp(&b.claim.wants.size));
+    compiled.waiting.sort_by_key(|waiting| waiting.claim.wants.size);
     compiled.refusal = immediate.then(|| "pod has unbound immediate PersistentVolumeClaims".to_owned());
     Some(compiled)
 }

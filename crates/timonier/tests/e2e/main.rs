@@ -21,6 +21,7 @@ mod operations;
 mod policy;
 mod proxy;
 mod storage;
+mod volumes;
 mod workloads;
 
 mod machine;
