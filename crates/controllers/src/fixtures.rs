@@ -24,6 +24,7 @@ pub(crate) fn settings() -> Arc<Settings> {
         zones: Arc::default(),
         cluster_cidr,
         node_cidr_mask: 24,
+        load_balancers: crate::service_lb::LoadBalancers::default(),
     })
 }
 

@@ -31,6 +31,7 @@ pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod root_ca_publisher;
+pub mod service_lb;
 pub mod serviceaccount;
 pub mod serviceaccount_token;
 pub mod statefulset;
@@ -94,6 +95,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     replicaset::CONTROLLER,
     replicationcontroller::CONTROLLER,
     root_ca_publisher::CONTROLLER,
+    service_lb::CONTROLLER,
     serviceaccount::CONTROLLER,
     serviceaccount_token::CONTROLLER,
     statefulset::CONTROLLER,
@@ -144,6 +146,8 @@ pub struct Settings {
     pub cluster_cidr: Ipv4Net,
     /// The prefix length of a node's part of it.
     pub node_cidr_mask: u8,
+    /// What Services of type LoadBalancer get.
+    pub load_balancers: service_lb::LoadBalancers,
 }
 
 /// Makes the client of one controller from its name: `system:serviceaccount:kube-system:NAME`.

@@ -174,6 +174,13 @@ impl Bytes {
         self
     }
 
+    /// Appends a protocol number with bits flipped in its word: no packet's own has them.
+    pub fn flipped(mut self, protocol: u8, bits: [u8; 4]) -> Self {
+        let word = [protocol, 0, 0, 0];
+        self.0.extend(std::array::from_fn::<u8, 4, _>(|at| word[at] ^ bits[at]));
+        self
+    }
+
     /// Appends a port.
     pub fn port(mut self, port: u16) -> Self {
         self.0.extend(port.to_be_bytes());

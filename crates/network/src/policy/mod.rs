@@ -252,7 +252,7 @@ impl Enforcer {
                 let delay = self.backoff.next_delay();
                 tracing::warn!(error = base::chain(&error), ?delay, "cannot enforce network policies; trying again");
                 self.retry_at = Some(Instant::now() + delay);
-                let why = base::chain(&error).to_string();
+                let why = base::chain(&error);
                 for waiting in self.waiting.drain(..) {
                     // Who does not wait any more has nothing attached.
                     let _ = waiting.send(Err(GateError::Refused(why.clone())));

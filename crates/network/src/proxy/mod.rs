@@ -6,8 +6,9 @@
 //! polled. At the start the kernel's own elements are read and adopted, so that a restart changes nothing that is right.
 //!
 //! What the behaviour should be is defined by the Service API reference and kube-proxy's nftables mode (KEP-3866).
-//! Not here: IPv6, health check node ports, load balancer source ranges, topology hints by zone.
+//! Not here: IPv6.
 
+mod health;
 pub mod rules;
 pub mod services;
 
@@ -19,10 +20,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::resources::NODES;
 use api::typed::{core::v1 as core, discovery::v1 as discovery};
 use api::{Key, Object, Typed};
 use base::{Backoff, Stop};
-use control::{Change, Changes, Informers};
+use control::{Change, Changes, Informers, WatchScope};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
@@ -30,8 +32,9 @@ use linux::net::{Connections, Net, NetError};
 use tokio::time::Instant;
 
 use crate::TABLE;
+use health::HealthChecks;
 use rules::{Frontend, Layout, Rules, Target};
-use services::{Service, Slice};
+use services::{Place, Service, Slice};
 
 /// How many endpoints one transaction programs at most. A transaction is one datagram, which the kernel copies as a whole:
 /// without a limit the first one of a large cluster would want hundreds of megabytes at once.
@@ -52,21 +55,32 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// The address that the node's own DNS server answers on. Where its Service has no endpoints it stays reachable.
     pub cluster_dns: Option<Ipv4Addr>,
+    /// On which of the node's addresses node ports are; on every one, where there are none.
+    pub node_port_addresses: Vec<Ipv4Net>,
 }
+
+/// The label that names a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Programs services until `stop`. A transaction that the kernel refuses is tried again with back-off, from what the kernel
 /// then has.
 pub async fn run(config: Config, stop: Stop) -> Result<(), NetError> {
     let mut services = config.informers.all(core::Service::resource()).changes();
     let mut slices = config.informers.all(discovery::EndpointSlice::resource()).changes();
+    let mut nodes = config.informers.cache(NODES, WatchScope::field("metadata.name", &config.node_name)).changes();
     let mut proxy = Proxy::new(&config);
-    let (mut services_synced, mut slices_synced) = (false, false);
+    let mut health = HealthChecks::new(stop.child());
+    let (mut services_synced, mut slices_synced, mut nodes_synced) = (false, false, false);
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
     let mut retry_at: Option<Instant> = None;
     let (mut lost, mut can_watch) = (None, true);
     loop {
         tokio::select! {
-            () = stop.stopped() => return Ok(()),
+            () = stop.stopped() => {
+                health.end().await;
+                return Ok(());
+            }
+            change = nodes.next() => nodes_synced |= proxy.take_node(&change),
             change = services.next() => services_synced |= proxy.take_service(&change),
             change = slices.next() => slices_synced |= proxy.take_slice(&change),
             gone = watch_of(&mut lost) => {
@@ -85,11 +99,14 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), NetError> {
         }
         services_synced |= drain(&mut services, |change| proxy.take_service(change));
         slices_synced |= drain(&mut slices, |change| proxy.take_slice(change));
-        // Before both are complete, services would seem to have no endpoints, and working ones would be rejected.
-        if !(services_synced && slices_synced) || retry_at.is_some_and(|at| Instant::now() < at) {
+        nodes_synced |= drain(&mut nodes, |change| proxy.take_node(change));
+        // Before all are complete, services would seem to have no endpoints, and working ones would be rejected.
+        if !(services_synced && slices_synced && nodes_synced) || retry_at.is_some_and(|at| Instant::now() < at) {
             continue;
         }
-        retry_at = match proxy.apply().await {
+        let applied = proxy.apply().await;
+        health.update(&proxy.health_checks(), applied.is_ok());
+        retry_at = match applied {
             Ok(()) => {
                 // What is there now is to stay there.
                 if lost.is_none() && can_watch {
@@ -125,8 +142,10 @@ fn drain(changes: &mut Changes, mut take: impl FnMut(&Change) -> bool) -> bool {
 pub struct Proxy {
     net: Arc<dyn Net>,
     layout: Layout,
-    node_name: String,
+    place: Place,
     services: BTreeMap<Key, Service>,
+    /// The services whose health somebody asks for.
+    checked: BTreeSet<Key>,
     /// By service, then by the slice's name.
     slices: BTreeMap<Key, BTreeMap<Arc<str>, Slice>>,
     /// Which service each slice was seen under, by the slice's key: its label may change.
@@ -149,6 +168,7 @@ impl Proxy {
             cluster_cidr: config.cluster_cidr.trunc(),
             service_cidr: config.service_cidr.trunc(),
             cluster_dns: config.cluster_dns,
+            node_port_addresses: config.node_port_addresses.iter().map(Ipv4Net::trunc).collect(),
         };
         Self::with(config.net.clone(), layout, &config.node_name)
     }
@@ -158,8 +178,9 @@ impl Proxy {
         Self {
             net,
             layout,
-            node_name: node_name.to_owned(),
+            place: Place { node: node_name.to_owned(), zone: None },
             services: BTreeMap::new(),
+            checked: BTreeSet::new(),
             slices: BTreeMap::new(),
             service_of_slice: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -183,12 +204,42 @@ impl Proxy {
         false
     }
 
+    /// Takes in a change of this node; true for `Synced`.
+    fn take_node(&mut self, change: &Change) -> bool {
+        match change {
+            Change::Applied(object) => self.set_zone(object.label(ZONE_LABEL).map(str::to_owned)),
+            Change::Deleted(_) => self.set_zone(None),
+            Change::Synced => return true,
+        }
+        false
+    }
+
+    /// The zone that this node is in.
+    pub fn set_zone(&mut self, zone: Option<String>) {
+        let zone = zone.filter(|zone| !zone.is_empty());
+        if self.place.zone != zone {
+            self.place.zone = zone;
+            self.dirty.extend(self.services.keys().cloned());
+        }
+    }
+
+    /// By port: the service that is asked for there, and how many endpoints of it are here.
+    fn health_checks(&self) -> BTreeMap<u16, (Key, usize)> {
+        let check = |key: &Key| {
+            let port = self.services.get(key)?.health_check_node_port?;
+            let slices: Vec<&Slice> = self.slices.get(key).into_iter().flat_map(BTreeMap::values).collect();
+            Some((port, (key.clone(), services::local_endpoints(&slices, &self.place))))
+        };
+        self.checked.iter().filter_map(check).collect()
+    }
+
     /// Takes in a change of an EndpointSlice; true for `Synced`.
     fn take_slice(&mut self, change: &Change) -> bool {
         match change {
             Change::Applied(object) => {
                 let service = object.label(services::SERVICE_NAME_LABEL);
                 let service = service.map(|name| Key::new(object.key().namespace.clone(), name));
+                let service = service.filter(|_| object.label(services::HEADLESS_LABEL).is_none());
                 let slice = service.zip(decode::<discovery::EndpointSlice>(object).as_ref().and_then(Slice::of));
                 self.set_slice(object.key(), slice);
             }
@@ -200,6 +251,11 @@ impl Proxy {
 
     /// A Service as it is now; `None` where it is gone or not for this proxy.
     pub fn set_service(&mut self, key: &Key, service: Option<Service>) {
+        if service.as_ref().is_some_and(|service| service.health_check_node_port.is_some()) {
+            self.checked.insert(key.clone());
+        } else {
+            self.checked.remove(key);
+        }
         let changed = match service {
             Some(service) => self.services.insert(key.clone(), service.clone()) != Some(service),
             None => self.services.remove(key).is_some(),
@@ -267,7 +323,7 @@ impl Proxy {
         for key in std::mem::take(&mut self.dirty) {
             let slices: Vec<&Slice> = self.slices.get(&key).into_iter().flat_map(BTreeMap::values).collect();
             let targets = match self.services.get(&key) {
-                Some(service) => services::targets(service, &slices, &self.node_name, self.layout.cluster_dns),
+                Some(service) => services::targets(service, &slices, &self.place, self.layout.cluster_dns),
                 None => BTreeMap::new(),
             };
             let now: BTreeSet<Frontend> = targets.keys().copied().collect();

@@ -17,8 +17,15 @@
 //! machine, without optimisation: 0.4 s to program all of it from nothing (250,000 endpoints: 1.4 s); then under 1 ms to add
 //! an endpoint (the kernel walks the verdict map once) or to put one in another's place.
 //!
+//! Clients inside of the cluster may be sent elsewhere than those outside, for the same destination: they are looked up under
+//! a protocol of their own, see [`Frontend::InsideAddress`]. Which sources a load balancer's address takes is asked before the
+//! translation: a `firewall` element leads to a chain whose name is made from the ranges in it.
+//!
 //! Which endpoint has which number depends on history. Everything else is a function of what should hold, and a restart
 //! takes the numbers over from the kernel ([`Rules::adopt`]).
+
+mod layout;
+mod pick;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +34,11 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use linux::net::Connections;
-use linux::net::nft::{self, Bytes, Change, Contents, Data, Elements, Expression, Field, Hook, Rule, Set, Value};
+use linux::net::nft::{self, Bytes, Change, Contents, Data, Elements, Expression, Field, Rule, Set, Value};
 
 use crate::difference::Difference;
 use crate::fingerprint::fingerprint;
+use pick::Pick;
 
 /// The bit of a packet's mark that asks for masquerading: the one that kube-proxy uses.
 const MASQUERADE_MARK: u32 = 0x4000;
@@ -46,6 +54,9 @@ const PREMADE_COUNT_MAX: u32 = 64;
 /// The chain that all others lead to: where it is missing, someone else removed the rules.
 pub(super) const SERVICES_CHAIN: &str = "services";
 
+/// What holds for clients on this node alone.
+const INSIDE_CHAIN: &str = "inside";
+
 const UDP: u8 = 17;
 
 /// What a client sends to.
@@ -55,7 +66,15 @@ pub enum Frontend {
     Address(Ipv4Addr, u8, u16),
     /// IP protocol and port, on every address of the node.
     NodePort(u8, u16),
+    /// The same for clients on this node, where they are treated differently. In keys, the byte behind the protocol, which
+    /// is zero in every packet's own key, says so; the rules for such clients set it.
+    InsideAddress(Ipv4Addr, u8, u16),
+    /// Likewise.
+    InsideNodePort(u8, u16),
 }
+
+/// What is flipped in a protocol's word for clients on this node.
+const INSIDE: [u8; 4] = [0, 1, 0, 0];
 
 /// Where it ends up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +110,8 @@ pub struct Target {
     pub affinity_seconds: Option<u32>,
     /// What happens without endpoints.
     pub refusal: Refusal,
+    /// Who may use it: everybody, where there are none.
+    pub ranges: BTreeSet<Ipv4Net>,
 }
 
 /// What the rules that never change are made from.
@@ -102,6 +123,8 @@ pub struct Layout {
     pub service_cidr: Ipv4Net,
     /// The service address that the node itself may answer on.
     pub cluster_dns: Option<Ipv4Addr>,
+    /// On which of the node's addresses node ports are; on every one, where there are none.
+    pub node_port_addresses: Vec<Ipv4Net>,
 }
 
 use Field::{Address, Number, Port, Protocol};
@@ -133,8 +156,11 @@ static AFFINITY: Set = Set {
 static AFFINITY_ENDPOINTS: Set = set("affinity-endpoints", &[Address, Protocol, Port, Address, Port], Data::Nothing);
 static AFFINITY_NODE_PORTS: Set = set("affinity-node-ports", &[Protocol, Port, Address, Port], Data::Nothing);
 
+/// Which chain asks for the source.
+static FIREWALL: Set = set("firewall", &[Address, Protocol, Port], Data::Verdict);
+
 /// All sets. An element is held as the number of its set here and its key.
-static SETS: [&Set; 10] = [
+static SETS: [&Set; 11] = [
     &SERVICES,
     &NODE_PORTS,
     &ENDPOINTS,
@@ -145,19 +171,11 @@ static SETS: [&Set; 10] = [
     &AFFINITY,
     &AFFINITY_ENDPOINTS,
     &AFFINITY_NODE_PORTS,
+    &FIREWALL,
 ];
 
 fn number(set: &Set) -> usize {
     SETS.iter().position(|known| known.name == set.name).expect("every set is in the list")
-}
-
-/// A chain that picks an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Pick {
-    node_port: bool,
-    count: u32,
-    masquerade: bool,
-    affinity_seconds: Option<u32>,
 }
 
 /// What the kernel has for a frontend.
@@ -169,6 +187,7 @@ struct Programmed {
     masquerade: bool,
     affinity_seconds: Option<u32>,
     refusal: Refusal,
+    ranges: BTreeSet<Ipv4Net>,
 }
 
 /// What the kernel has.
@@ -179,7 +198,12 @@ pub struct Rules {
     picks: BTreeMap<Pick, usize>,
     /// How many frontends name each address.
     hairpin: BTreeMap<Ipv4Addr, usize>,
+    /// How many frontends take these sources only.
+    ranges: BTreeMap<Ranges, usize>,
 }
+
+/// The sources that a frontend takes.
+type Ranges = BTreeSet<Ipv4Net>;
 
 impl Rules {
     /// Brings frontends to what should hold (`None`: nothing). Returns the changes, which belong into one transaction, and
@@ -206,27 +230,37 @@ impl Rules {
                 self.frontends.insert(frontend, after);
             }
         }
-        for (address, before) in touched.hairpin {
+        for (address, before) in std::mem::take(&mut touched.hairpin) {
             let element = |present: bool| present.then_some(Value::Nothing);
             let after = self.hairpin.contains_key(&address);
             difference.insert((number(&HAIRPIN), hairpin_key(address)), (element(before), element(after)));
         }
-        (self.transaction(touched.picks, difference), gone)
+        (self.transaction(touched, difference), gone)
     }
 
     fn count(&mut self, frontend: Frontend, programmed: &Programmed, up: bool, touched: &mut Touched) {
         if let Some(pick) = programmed.pick(frontend) {
-            step(&mut self.picks, pick, up, &mut touched.picks);
+            step(&mut self.picks, &pick, up, &mut touched.picks);
         }
         for address in &programmed.hairpin {
-            step(&mut self.hairpin, *address, up, &mut touched.hairpin);
+            step(&mut self.hairpin, address, up, &mut touched.hairpin);
+        }
+        if !programmed.ranges.is_empty() {
+            step(&mut self.ranges, &programmed.ranges, up, &mut touched.ranges);
         }
     }
 
     /// Orders changes so that nothing refers to what is not there: new chains, old elements, new elements, old chains.
-    fn transaction(&self, picks: BTreeMap<Pick, bool>, difference: Difference) -> Vec<Change> {
+    fn transaction(&self, touched: Touched, difference: Difference) -> Vec<Change> {
         let (mut changes, mut obsolete) = (Vec::new(), Vec::new());
-        for (pick, before) in picks.into_iter().filter(|(pick, _)| !pick.is_premade()) {
+        for (ranges, before) in touched.ranges {
+            match (before, self.ranges.contains_key(&ranges)) {
+                (false, true) => changes.extend(chain_of_ranges(&ranges)),
+                (true, false) => obsolete.push(Change::RemoveChain(name_of_ranges(&ranges))),
+                _ => {}
+            }
+        }
+        for (pick, before) in touched.picks.into_iter().filter(|(pick, _)| !pick.is_premade()) {
             match (before, self.picks.contains_key(&pick)) {
                 (false, true) => changes.extend(pick.chain()),
                 (true, false) => obsolete.push(Change::RemoveChain(pick.name())),
@@ -263,7 +297,8 @@ impl Rules {
     /// The names of all chains.
     pub fn chains(&self, layout: &Layout) -> BTreeSet<String> {
         let picks = Pick::premade().chain(self.picks.keys().copied()).map(|pick| pick.name());
-        picks.chain(layout.chains().into_iter().map(|(name, _, _)| name)).collect()
+        let ranges = self.ranges.keys().map(name_of_ranges);
+        picks.chain(ranges).chain(layout.chains().into_iter().map(|(name, _, _)| name)).collect()
     }
 
     /// Takes over what the kernel has. Where that is not exactly what this program would have put there, the result is
@@ -275,10 +310,15 @@ impl Rules {
         if let Some(affinity) = contents.sets.get_mut(&*AFFINITY.name) {
             affinity.clear();
         }
+        let firewall = take_firewall(&mut contents);
         let read = Self::read(&contents).unwrap_or_default();
         if read.chains(layout) == contents.chains && read.elements() == contents.sets {
-            return (read, Vec::new());
+            return (read, firewall);
         }
+        contents.chains.extend(firewall.into_iter().filter_map(|change| match change {
+            Change::RemoveChain(name) => Some(name),
+            _ => None,
+        }));
         let mut changes = vec![Change::AddTable];
         changes.extend(contents.chains.iter().cloned().map(Change::FlushChain));
         changes.extend(contents.sets.into_keys().map(Change::RemoveSet));
@@ -311,6 +351,7 @@ impl Rules {
                     masquerade: pick.masquerade,
                     affinity_seconds: pick.affinity_seconds,
                     refusal: Refusal::Reject,
+                    ranges: Ranges::new(),
                 };
                 rules.count(frontend, &programmed, true, &mut Touched::default());
                 rules.frontends.insert(frontend, programmed);
@@ -331,17 +372,46 @@ impl Rules {
 struct Touched {
     picks: BTreeMap<Pick, bool>,
     hairpin: BTreeMap<Ipv4Addr, bool>,
+    ranges: BTreeMap<Ranges, bool>,
 }
 
-fn step<K: Ord + Copy>(counts: &mut BTreeMap<K, usize>, key: K, up: bool, touched: &mut BTreeMap<K, bool>) {
-    touched.entry(key).or_insert(counts.contains_key(&key));
-    let count = counts.entry(key).or_default();
+/// Takes out what asks for sources: which ranges are behind a chain's name the kernel does not tell. What is returned goes
+/// into the transaction that puts it there again.
+fn take_firewall(contents: &mut Contents) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let elements = contents.sets.get_mut(&*FIREWALL.name).map(std::mem::take).unwrap_or_default();
+    if !elements.is_empty() {
+        changes.push(Change::RemoveElements { set: FIREWALL.clone(), keys: elements.into_keys().collect() });
+    }
+    let chains = contents.chains.extract_if(.., |name| name.starts_with(RANGES_PREFIX));
+    changes.extend(chains.map(Change::RemoveChain));
+    changes
+}
+
+const RANGES_PREFIX: &str = "ranges-";
+
+fn name_of_ranges(ranges: &Ranges) -> String {
+    format!("{RANGES_PREFIX}{:016x}", fingerprint(&format!("{ranges:?}")))
+}
+
+/// Goes back for sources in the ranges and drops all others.
+fn chain_of_ranges(ranges: &Ranges) -> Vec<Change> {
+    let name = name_of_ranges(ranges);
+    let back = |range: &Ipv4Net| rule(&[&[nft::source_address(0)], &nft::in_net(0, *range, true), &[nft::back()]]);
+    let rules = ranges.iter().map(back).chain([vec![nft::drop()]]);
+    let rules = rules.map(|rule| Change::AddRule { chain: name.clone(), rule });
+    std::iter::once(Change::AddChain { name: name.clone(), hook: None }).chain(rules).collect()
+}
+
+fn step<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, up: bool, touched: &mut BTreeMap<K, bool>) {
+    touched.entry(key.clone()).or_insert(counts.contains_key(key));
+    let count = counts.entry(key.clone()).or_default();
     if up {
         *count += 1;
     } else {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&key);
+            counts.remove(key);
         }
     }
 }
@@ -350,8 +420,10 @@ fn step<K: Ord + Copy>(counts: &mut BTreeMap<K, usize>, key: K, up: bool, touche
 /// sends. TCP clients notice when an endpoint is gone.
 fn orphans(frontend: Frontend, before: Option<&Programmed>, after: Option<&Programmed>) -> Vec<Connections> {
     let (destination, protocol, destination_port) = match frontend {
-        Frontend::Address(address, protocol, port) => (Some(address), protocol, port),
-        Frontend::NodePort(protocol, port) => (None, protocol, port),
+        Frontend::Address(address, protocol, port) | Frontend::InsideAddress(address, protocol, port) => {
+            (Some(address), protocol, port)
+        }
+        Frontend::NodePort(protocol, port) | Frontend::InsideNodePort(protocol, port) => (None, protocol, port),
     };
     if protocol != UDP {
         return Vec::new();
@@ -360,15 +432,10 @@ fn orphans(frontend: Frontend, before: Option<&Programmed>, after: Option<&Progr
         programmed.into_iter().flat_map(|programmed| programmed.slots.iter().copied()).collect()
     };
     let (before, after) = (slots(before), slots(after));
-    before
-        .difference(&after)
-        .map(|backend| Connections {
-            protocol,
-            destination,
-            destination_port,
-            endpoint: Some((backend.address, backend.port)),
-        })
-        .collect()
+    // A client that sent before there was any endpoint may have a connection that nobody sent on.
+    let unsent = (before.is_empty() && !after.is_empty()).then_some(None);
+    let gone = before.difference(&after).map(|backend| Some((backend.address, backend.port)));
+    gone.chain(unsent).map(|endpoint| Connections { protocol, destination, destination_port, endpoint }).collect()
 }
 
 fn hairpin_key(address: Ipv4Addr) -> Vec<u8> {
@@ -401,15 +468,26 @@ impl Frontend {
         match self {
             Self::Address(address, protocol, port) => Bytes::new().address(address).protocol(protocol).port(port),
             Self::NodePort(protocol, port) => Bytes::new().protocol(protocol).port(port),
+            Self::InsideAddress(address, protocol, port) => {
+                Bytes::new().address(address).flipped(protocol, INSIDE).port(port)
+            }
+            Self::InsideNodePort(protocol, port) => Bytes::new().flipped(protocol, INSIDE).port(port),
         }
+    }
+
+    fn is_inside(self) -> bool {
+        matches!(self, Self::InsideAddress(..) | Self::InsideNodePort(..))
     }
 
     fn parse(key: &[u8]) -> Option<Self> {
         let (address, rest) = key.split_at_checked(key.len().checked_sub(8)?)?;
         let (protocol, port) = (rest[0], u16::from_be_bytes([rest[4], rest[5]]));
-        match address.len() {
-            4 => Some(Self::Address(Ipv4Addr::from(*address.first_chunk::<4>()?), protocol, port)),
-            0 => Some(Self::NodePort(protocol, port)),
+        let inside = rest[1] == INSIDE[1];
+        match (address.len(), inside) {
+            (4, false) => Some(Self::Address(Ipv4Addr::from(*address.first_chunk::<4>()?), protocol, port)),
+            (4, true) => Some(Self::InsideAddress(Ipv4Addr::from(*address.first_chunk::<4>()?), protocol, port)),
+            (0, false) => Some(Self::NodePort(protocol, port)),
+            (0, true) => Some(Self::InsideNodePort(protocol, port)),
             _ => None,
         }
     }
@@ -433,17 +511,20 @@ impl Programmed {
             masquerade: target.masquerade,
             affinity_seconds: target.affinity_seconds,
             refusal: target.refusal,
+            ranges: target.ranges,
         }
     }
 
     fn refusing(refusal: Refusal) -> Self {
-        Self { slots: vec![], hairpin: BTreeSet::new(), masquerade: false, affinity_seconds: None, refusal }
+        let (hairpin, ranges) = (BTreeSet::new(), Ranges::new());
+        Self { slots: vec![], hairpin, masquerade: false, affinity_seconds: None, refusal, ranges }
     }
 
     fn pick(&self, frontend: Frontend) -> Option<Pick> {
         let count = u32::try_from(self.slots.len()).expect("fewer endpoints than addresses");
         (count > 0).then_some(Pick {
-            node_port: matches!(frontend, Frontend::NodePort(..)),
+            node_port: matches!(frontend, Frontend::NodePort(..) | Frontend::InsideNodePort(..)),
+            inside: frontend.is_inside(),
             count,
             masquerade: self.masquerade,
             affinity_seconds: self.affinity_seconds,
@@ -453,15 +534,23 @@ impl Programmed {
     /// Set, key and value of each element that this frontend alone has.
     fn elements(&self, frontend: Frontend) -> Vec<(usize, Vec<u8>, Value)> {
         let [verdicts, endpoints, refused, affinity] = match frontend {
-            Frontend::Address(..) => [&SERVICES, &ENDPOINTS, &REFUSED, &AFFINITY_ENDPOINTS],
-            Frontend::NodePort(..) => [&NODE_PORTS, &NODE_PORT_ENDPOINTS, &REFUSED_NODE_PORTS, &AFFINITY_NODE_PORTS],
+            Frontend::Address(..) | Frontend::InsideAddress(..) => {
+                [&SERVICES, &ENDPOINTS, &REFUSED, &AFFINITY_ENDPOINTS]
+            }
+            Frontend::NodePort(..) | Frontend::InsideNodePort(..) => {
+                [&NODE_PORTS, &NODE_PORT_ENDPOINTS, &REFUSED_NODE_PORTS, &AFFINITY_NODE_PORTS]
+            }
         };
         let key = frontend.key();
+        let mut elements = Vec::new();
+        if !self.ranges.is_empty() {
+            elements.push((number(&FIREWALL), key.clone().into_vec(), Value::Goto(name_of_ranges(&self.ranges))));
+        }
         let Some(pick) = self.pick(frontend) else {
-            let verdict = self.refusal.verdict();
-            return verdict.map(|verdict| (number(refused), key.into_vec(), verdict)).into_iter().collect();
+            elements.extend(self.refusal.verdict().map(|verdict| (number(refused), key.into_vec(), verdict)));
+            return elements;
         };
-        let mut elements = vec![(number(verdicts), key.clone().into_vec(), Value::Goto(pick.name()))];
+        elements.push((number(verdicts), key.clone().into_vec(), Value::Goto(pick.name())));
         for (slot, backend) in (0u32..).zip(&self.slots) {
             let value = Value::Bytes(backend.bytes().into_vec());
             elements.push((number(endpoints), key.clone().number(slot).into_vec(), value));
@@ -474,183 +563,6 @@ impl Programmed {
     }
 }
 
-impl Pick {
-    /// The chains that are always there.
-    fn premade() -> impl Iterator<Item = Self> {
-        let pick = |node_port: bool, count| Self { node_port, count, masquerade: node_port, affinity_seconds: None };
-        (1..=PREMADE_COUNT_MAX).flat_map(move |count| [pick(false, count), pick(true, count)])
-    }
-
-    fn is_premade(&self) -> bool {
-        self.count <= PREMADE_COUNT_MAX && self.masquerade == self.node_port && self.affinity_seconds.is_none()
-    }
-
-    /// `pick-service-3-keep-0`: kind, number of endpoints, what becomes of the source address, seconds of affinity.
-    fn name(&self) -> String {
-        let kind = if self.node_port { "port" } else { "service" };
-        let source = if self.masquerade { "masquerade" } else { "keep" };
-        format!("pick-{kind}-{}-{source}-{}", self.count, self.affinity_seconds.unwrap_or(0))
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let parts: Vec<&str> = name.strip_prefix("pick-")?.split('-').collect();
-        let [kind, count, source, seconds] = parts.as_slice() else { return None };
-        let seconds: u32 = seconds.parse().ok()?;
-        let pick = Self {
-            node_port: *kind == "port",
-            count: count.parse().ok()?,
-            masquerade: *source == "masquerade",
-            affinity_seconds: (seconds > 0).then_some(seconds),
-        };
-        (pick.name() == name).then_some(pick)
-    }
-
-    fn chain(&self) -> Vec<Change> {
-        let name = self.name();
-        let rules = self.rules().into_iter().map(|rule| Change::AddRule { chain: name.clone(), rule });
-        let chain = Change::AddChain { name: name.clone(), hook: None };
-        std::iter::once(chain).chain(rules).collect()
-    }
-
-    /// The rules, over registers that hold, in this order: client, destination address, protocol, destination port, then a
-    /// number or what was found. A lookup that finds nothing ends its rule, and the next one is tried.
-    fn rules(&self) -> Vec<Rule> {
-        let (endpoints, affinity, key) = match self.node_port {
-            false => (&ENDPOINTS, &AFFINITY_ENDPOINTS, 1),
-            true => (&NODE_PORT_ENDPOINTS, &AFFINITY_NODE_PORTS, 2),
-        };
-        let packet =
-            || vec![nft::source_address(0), nft::destination_address(1), nft::protocol(2), nft::destination_port(3)];
-        let choose = [nft::random(4, self.count), nft::lookup(endpoints, key, 8)];
-        let mut rules = Vec::new();
-        if self.masquerade {
-            rules.push(nft::set_mark(MASQUERADE_MARK).to_vec());
-        }
-        if let Some(seconds) = self.affinity_seconds {
-            let timeout = Duration::from_secs(seconds.into());
-            // A remembered endpoint that still serves; what is remembered lies right behind the destination.
-            let mut again = packet();
-            again.extend([nft::lookup(&AFFINITY, 0, 4), nft::member(affinity, key)]);
-            again.extend([nft::remember(&AFFINITY, 0, 4, timeout), nft::dnat(4, 5)]);
-            // One that does not is forgotten: remembering does not replace what is there.
-            let mut forget = packet();
-            forget.extend([nft::zeroes(4, 8), nft::forget(&AFFINITY, 0, 4)]);
-            let mut remember = packet();
-            remember.extend(choose.clone());
-            remember.extend([nft::remember(&AFFINITY, 0, 8, timeout), nft::dnat(8, 9)]);
-            rules.extend([again, forget, remember]);
-        }
-        let mut rule = packet();
-        rule.extend(choose);
-        rule.push(nft::dnat(8, 9));
-        rules.push(rule);
-        rules
-    }
-}
-
 fn rule(parts: &[&[Expression]]) -> Rule {
     parts.concat()
-}
-
-impl Layout {
-    /// The chains that are always there, with their rules; those with a hook last, so that what they jump to exists.
-    fn chains(&self) -> Vec<(String, Option<Hook>, Vec<Rule>)> {
-        let plain = [
-            (SERVICES_CHAIN, self.services()),
-            ("refuse", refuse()),
-            ("reject", reject()),
-            ("drop", vec![vec![nft::drop()]]),
-        ];
-        let new_to = |chain: &str| rule(&[&nft::new_connection(), &[nft::jump(chain)]]);
-        let and_unserved = || [vec![new_to("refuse")], self.unserved()].concat();
-        let hooked = [
-            ("nat-prerouting", Hook::NatPrerouting, vec![vec![nft::jump(SERVICES_CHAIN)]]),
-            ("nat-output", Hook::NatOutput, vec![vec![nft::jump(SERVICES_CHAIN)]]),
-            ("nat-postrouting", Hook::NatPostrouting, postrouting()),
-            ("filter-input", Hook::FilterInput, vec![new_to("refuse")]),
-            ("filter-forward", Hook::FilterForward, and_unserved()),
-            ("filter-output", Hook::FilterOutput, and_unserved()),
-        ];
-        let plain = plain.into_iter().map(|(name, rules)| (name.to_owned(), None, rules));
-        let hooked = hooked.into_iter().map(|(name, hook, rules)| (name.to_owned(), Some(hook), rules));
-        let mut chains: Vec<_> = plain.chain(hooked).collect();
-        // Rules are not read back from the kernel. A chain whose name is made from them stands for them all.
-        let fingerprint = fingerprint(&format!("{chains:?} {SETS:?} {:?}", Pick::PROBE.map(|pick| pick.rules())));
-        chains.insert(0, (format!("layout-{fingerprint:016x}"), None, Vec::new()));
-        chains
-    }
-
-    fn create(&self) -> Vec<Change> {
-        let chains = self.chains();
-        let mut changes: Vec<Change> = SETS.iter().map(|set| Change::AddSet((*set).clone())).collect();
-        changes.extend(chains.iter().map(|(name, hook, _)| Change::AddChain { name: name.clone(), hook: *hook }));
-        for (chain, _, rules) in chains {
-            changes.extend(rules.into_iter().map(|rule| Change::AddRule { chain: chain.clone(), rule }));
-        }
-        changes.extend(Pick::premade().flat_map(|pick| pick.chain()));
-        changes
-    }
-
-    /// Where a new connection goes.
-    fn services(&self) -> Vec<Rule> {
-        let destination = [nft::destination_address(0), nft::protocol(1), nft::destination_port(2)];
-        let port = [nft::protocol(0), nft::destination_port(1)];
-        vec![
-            // To a service from elsewhere than a pod: the answer must come back this way.
-            rule(&[
-                &[nft::destination_address(0)],
-                &nft::in_net(0, self.service_cidr, true),
-                &[nft::source_address(0)],
-                &nft::in_net(0, self.cluster_cidr, false),
-                &nft::set_mark(MASQUERADE_MARK),
-            ]),
-            rule(&[&destination, &[nft::vmap(&SERVICES, 0)]]),
-            rule(&[&nft::to_this_host(), &port, &[nft::vmap(&NODE_PORTS, 0)]]),
-        ]
-    }
-
-    /// What is still addressed to the service range after translation is nobody's: an address or port that no service has.
-    fn unserved(&self) -> Vec<Rule> {
-        let mut rules = Vec::new();
-        if let Some(dns) = self.cluster_dns {
-            rules.push(rule(&[&[nft::destination_address(0), nft::equals(0, dns.octets()), nft::back()]]));
-        }
-        rules.push(rule(&[
-            &nft::new_connection(),
-            &[nft::destination_address(0)],
-            &nft::in_net(0, self.service_cidr, true),
-            &[nft::goto("reject")],
-        ]));
-        rules
-    }
-}
-
-fn refuse() -> Vec<Rule> {
-    let destination = [nft::destination_address(0), nft::protocol(1), nft::destination_port(2)];
-    let port = [nft::protocol(0), nft::destination_port(1)];
-    vec![
-        rule(&[&destination, &[nft::vmap(&REFUSED, 0)]]),
-        rule(&[&nft::to_this_host(), &port, &[nft::vmap(&REFUSED_NODE_PORTS, 0)]]),
-    ]
-}
-
-fn reject() -> Vec<Rule> {
-    const TCP: u8 = 6;
-    vec![rule(&[&nft::is_protocol(TCP), &[nft::reject_tcp()]]), vec![nft::reject_port()]]
-}
-
-fn postrouting() -> Vec<Rule> {
-    let hairpin = [nft::source_address(0), nft::destination_address(1), nft::member(&HAIRPIN, 0), nft::masquerade()];
-    vec![
-        hairpin.to_vec(),
-        rule(&[&nft::has_mark(MASQUERADE_MARK), &nft::clear_mark(MASQUERADE_MARK), &[nft::masquerade()]]),
-    ]
-}
-
-impl Pick {
-    /// One of each kind, for the fingerprint.
-    const PROBE: [Self; 2] = [
-        Self { node_port: false, count: 1, masquerade: true, affinity_seconds: Some(1) },
-        Self { node_port: true, count: 1, masquerade: true, affinity_seconds: Some(1) },
-    ];
 }

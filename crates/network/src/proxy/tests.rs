@@ -11,7 +11,7 @@ use linux::net::{FakeNet, Net};
 use proptest::prelude::*;
 
 use super::rules::{Backend, Frontend, Layout, Refusal, Rules};
-use super::services::{Endpoint, Port, Service, Slice, targets};
+use super::services::{Endpoint, Place, Port, Service, Slice, targets};
 use super::*;
 
 const NODE: &str = "node-1";
@@ -21,6 +21,7 @@ fn layout() -> Layout {
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
         service_cidr: "10.43.0.0/16".parse().unwrap(),
         cluster_dns: Some(Ipv4Addr::new(10, 43, 0, 10)),
+        node_port_addresses: vec![],
     }
 }
 
@@ -43,7 +44,7 @@ fn service(number: u8) -> Service {
 
 fn endpoint(number: u8) -> Endpoint {
     let address = Ipv4Addr::new(10, 42, 0, number);
-    Endpoint { address, ready: true, ending: false, node: Some(NODE.to_owned()), for_nodes: None }
+    Endpoint { address, ready: true, ending: false, node: Some(NODE.to_owned()), for_nodes: None, for_zones: None }
 }
 
 fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> Slice {
@@ -65,13 +66,15 @@ enum Step {
 }
 
 fn any_service() -> impl Strategy<Value = Service> {
-    (1u8..4, any::<bool>(), any::<bool>(), prop::option::of(1u32..3), 0u8..3).prop_map(
-        |(number, internal_local, external_local, affinity_seconds, externals)| Service {
+    (1u8..4, any::<bool>(), any::<bool>(), prop::option::of(1u32..3), 0u8..3, 0u8..3).prop_map(
+        |(number, internal_local, external_local, affinity_seconds, externals, ranges)| Service {
             internal_local,
             external_local,
             affinity_seconds,
             // Shared between services, so that they compete for a frontend.
             external_ips: (0..externals).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect(),
+            balancer_ips: (1..externals).map(|last| Ipv4Addr::new(192, 0, 3, last)).collect(),
+            source_ranges: (0..ranges).map(|third| Ipv4Net::new_assert(Ipv4Addr::new(172, 16, third, 0), 24)).collect(),
             ..service(number)
         },
     )
@@ -249,6 +252,7 @@ impl Running {
             cluster_cidr: layout().cluster_cidr,
             service_cidr: layout().service_cidr,
             cluster_dns: layout().cluster_dns,
+            node_port_addresses: vec![],
         };
         let stopped = stop.clone();
         tasks.spawn("proxy", async move { run(config, stopped).await.unwrap() });
@@ -339,9 +343,10 @@ async fn udp_connections_to_an_endpoint_that_went_are_forgotten() {
         proxy.apply().await.unwrap();
     }
     let forgotten = net.state().forgotten;
-    assert_eq!(forgotten.len(), 1, "TCP clients notice by themselves: {forgotten:?}");
-    assert_eq!(forgotten[0].endpoint, Some((Ipv4Addr::new(10, 42, 0, 1), 53)));
-    assert_eq!(forgotten[0].destination, Some(Ipv4Addr::new(10, 43, 0, 1)));
+    assert_eq!(forgotten.len(), 2, "TCP clients notice by themselves: {forgotten:?}");
+    assert_eq!(forgotten[0].endpoint, None, "what was sent before there was an endpoint");
+    assert_eq!(forgotten[1].endpoint, Some((Ipv4Addr::new(10, 42, 0, 1), 53)));
+    assert_eq!(forgotten[1].destination, Some(Ipv4Addr::new(10, 43, 0, 1)));
 }
 
 #[test]
@@ -351,8 +356,9 @@ fn which_endpoints_serve() {
     let unready = |endpoint: Endpoint| Endpoint { ready: false, ..endpoint };
     let ending = |endpoint: Endpoint| Endpoint { ready: false, ending: true, ..endpoint };
     let hint = |endpoint: Endpoint, node: &str| Endpoint { for_nodes: Some(vec![node.to_owned()]), ..endpoint };
+    let zone = |endpoint: Endpoint, zone: &str| Endpoint { for_zones: Some(vec![zone.to_owned()]), ..endpoint };
     type Case<'a> = (&'a str, Vec<Endpoint>, bool, &'a [u8], Refusal);
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 13] = [
         ("ready ones", vec![here(), there(), unready(endpoint(3))], false, &[1, 2], Refusal::Reject),
         ("ready before ending", vec![here(), ending(there())], false, &[1], Refusal::Reject),
         ("ending where none is ready", vec![unready(here()), ending(there())], false, &[2], Refusal::Reject),
@@ -361,11 +367,22 @@ fn which_endpoints_serve() {
         ("local ending", vec![ending(here()), there()], true, &[1], Refusal::Drop),
         ("local without a local one", vec![there()], true, &[], Refusal::Drop),
         ("hinted", vec![hint(here(), NODE), hint(there(), "node-2")], false, &[1], Refusal::Reject),
+        ("this zone", vec![zone(here(), "b"), zone(there(), "a")], false, &[2], Refusal::Reject),
+        ("no endpoint in this zone", vec![zone(here(), "b"), zone(there(), "b")], false, &[1, 2], Refusal::Reject),
+        (
+            "the node before the zone",
+            vec![zone(hint(here(), NODE), "a"), zone(hint(there(), "node-2"), "a")],
+            false,
+            &[1],
+            Refusal::Reject,
+        ),
+        ("a local policy heeds no hints", vec![hint(here(), "node-2"), hint(there(), NODE)], true, &[1], Refusal::Drop),
         ("hinted in part", vec![hint(here(), NODE), there()], false, &[1, 2], Refusal::Reject),
     ];
     for (story, endpoints, local, expected, refusal) in cases {
         let service = Service { internal_local: local, ..service(1) };
-        let targets = targets(&service, &[&slice(endpoints)], NODE, None);
+        let place = Place { node: NODE.to_owned(), zone: Some("a".to_owned()) };
+        let targets = targets(&service, &[&slice(endpoints)], &place, None);
         let target = &targets[&Frontend::Address(Ipv4Addr::new(10, 43, 0, 1), 6, 80)];
         let expected = expected.iter().map(|last| Backend { address: Ipv4Addr::new(10, 42, 0, *last), port: 8080 });
         assert_eq!((&target.backends, target.refusal), (&expected.collect(), refusal), "{story}");
@@ -374,21 +391,37 @@ fn which_endpoints_serve() {
 
 #[test]
 fn which_frontends_a_service_has() {
-    let outside = Ipv4Addr::new(192, 0, 2, 1);
+    let (outside, balanced, inside) =
+        (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 3, 1), Ipv4Addr::new(10, 43, 0, 1));
+    let place = Place { node: NODE.to_owned(), zone: None };
+    let ranges: BTreeSet<Ipv4Net> = ["172.16.0.0/24".parse().unwrap()].into();
     for (local, masquerade) in [(false, true), (true, false)] {
-        let service = Service { external_ips: vec![outside], external_local: local, ..service(1) };
-        let targets = targets(&service, &[&slice([endpoint(1)])], NODE, None);
-        let masquerades: BTreeMap<Frontend, bool> =
-            targets.iter().map(|(frontend, target)| (*frontend, target.masquerade)).collect();
-        let inside = Ipv4Addr::new(10, 43, 0, 1);
-        let expected = BTreeMap::from([
-            (Frontend::Address(inside, 6, 80), false),
-            (Frontend::Address(inside, 17, 80), false),
-            (Frontend::Address(outside, 6, 80), masquerade),
-            (Frontend::Address(outside, 17, 80), masquerade),
-            (Frontend::NodePort(6, 30_001), masquerade),
-        ]);
-        assert_eq!(masquerades, expected);
+        let service = Service {
+            external_ips: vec![outside],
+            balancer_ips: vec![balanced],
+            source_ranges: ranges.clone(),
+            external_local: local,
+            ..service(1)
+        };
+        let targets = targets(&service, &[&slice([endpoint(1)])], &place, None);
+        let seen: BTreeMap<Frontend, (bool, bool)> = targets
+            .iter()
+            .map(|(frontend, target)| (*frontend, (target.masquerade, !target.ranges.is_empty())))
+            .collect();
+        let mut expected = BTreeMap::from([(Frontend::NodePort(6, 30_001), (masquerade, false))]);
+        for protocol in [6, 17] {
+            expected.insert(Frontend::Address(inside, protocol, 80), (false, false));
+            expected.insert(Frontend::Address(outside, protocol, 80), (masquerade, false));
+            expected.insert(Frontend::Address(balanced, protocol, 80), (masquerade, true));
+            if local {
+                expected.insert(Frontend::InsideAddress(outside, protocol, 80), (false, false));
+                expected.insert(Frontend::InsideAddress(balanced, protocol, 80), (false, false));
+            }
+        }
+        if local {
+            expected.insert(Frontend::InsideNodePort(6, 30_001), (false, false));
+        }
+        assert_eq!(seen, expected);
     }
 }
 
@@ -401,7 +434,7 @@ fn services_and_slices_are_read_as_the_api_means_them() {
         "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}]}}});
     let read = service(base.clone()).unwrap();
     assert_eq!(read.cluster_ips, [Ipv4Addr::new(10, 43, 0, 1)]);
-    assert_eq!(read.external_ips, [Ipv4Addr::new(192, 0, 2, 1)]);
+    assert_eq!((read.external_ips, read.balancer_ips), (vec![], vec![Ipv4Addr::new(192, 0, 2, 1)]));
     assert_eq!(read.affinity_seconds, Some(10_800));
     let ports: Vec<_> = read.ports.iter().map(|port| (&*port.name, port.protocol, port.port, port.node_port)).collect();
     assert_eq!(ports, [("", 6, 80, Some(30_080)), ("s", 132, 81, None)]);
@@ -409,6 +442,7 @@ fn services_and_slices_are_read_as_the_api_means_them() {
         ("/spec", serde_json::json!({"clusterIP": "None", "ports": []})),
         ("/spec/type", "ExternalName".into()),
         ("/metadata", serde_json::json!({"labels": {"service.kubernetes.io/service-proxy-name": "other"}})),
+        ("/metadata", serde_json::json!({"labels": {"service.kubernetes.io/headless": ""}})),
     ] {
         let mut other = base.clone();
         *other.pointer_mut(path).unwrap() = value;

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod balancers;
 mod host_ports;
 mod policies;
 
@@ -119,6 +120,7 @@ fn layout() -> Layout {
         cluster_cidr: "10.42.0.0/16".parse().unwrap(),
         service_cidr: "10.43.0.0/16".parse().unwrap(),
         cluster_dns: Some(Ipv4Addr::new(10, 43, 0, 10)),
+        node_port_addresses: vec![],
     }
 }
 
@@ -201,6 +203,7 @@ fn slice(addresses: &[Ipv4Addr]) -> Slice {
         ending: false,
         node: node.clone(),
         for_nodes: None,
+        for_zones: None,
     };
     let ports = vec![("tcp".to_owned(), TCP, 8080), ("udp".to_owned(), UDP, 8080)];
     Slice { ports, endpoints: addresses.iter().map(endpoint).collect() }

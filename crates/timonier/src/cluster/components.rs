@@ -114,6 +114,7 @@ fn controllers(ground: &Arc<Ground>) -> Result<()> {
                 zones: Arc::default(),
                 cluster_cidr: shared.options.cluster_cidr,
                 node_cidr_mask: NODE_PREFIX,
+                load_balancers: shared.options.load_balancers(),
             },
         };
         let _running = shared.running.controllers.begin();
@@ -255,6 +256,7 @@ async fn proxy(ground: &Ground, stop: Stop) -> Result<(), linux::net::NetError> 
         cluster_cidr: ground.options.cluster_cidr,
         service_cidr: ground.options.service_cidr,
         cluster_dns: Some(ground.options.dns_ip()),
+        node_port_addresses: ground.options.nodeport_addresses.clone(),
     };
     network::proxy::run(config, stop).await
 }

@@ -33,6 +33,13 @@ pub(crate) struct Options {
     /// Where services' addresses come from.
     #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
     pub(crate) service_cidr: Ipv4Net,
+    /// Where addresses of Services of type LoadBalancer come from: `nodes` (their own), a range that is routed to the nodes, or
+    /// `none`, where something else gives them.
+    #[arg(long, value_name = "CIDR", default_value = "nodes")]
+    load_balancer_pool: controllers::service_lb::Addresses,
+    /// On which of the node's addresses node ports are, as ranges [default: all].
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) nodeport_addresses: Vec<Ipv4Net>,
     /// The domain that services' names end with.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
@@ -111,6 +118,12 @@ impl Options {
             none: variable(["no_proxy", "NO_PROXY"]).unwrap_or_default(),
         };
         Ok(config)
+    }
+
+    /// What Services of type LoadBalancer get, and what they may not have.
+    pub(super) fn load_balancers(&self) -> controllers::service_lb::LoadBalancers {
+        let reserved_ports = [self.api_port, self.kubelet_port].into();
+        controllers::service_lb::LoadBalancers { addresses: self.load_balancer_pool, reserved_ports }
     }
 
     /// The address of the Service `kubernetes`: the first of its range.

@@ -17,6 +17,7 @@ mod custom;
 mod errors;
 mod kubectl;
 mod kubectls;
+mod network;
 mod operations;
 mod policy;
 mod proxy;
