@@ -26,8 +26,6 @@ pub(crate) struct Mail {
     pub(crate) verdict: Option<Verdict>,
     /// What probes found, by container id.
     pub(crate) probes: BTreeMap<(String, ProbeKind), bool>,
-    /// The pod must end.
-    pub(crate) verdict: Option<Verdict>,
 }
 
 /// A worker's inbox.

@@ -31,7 +31,6 @@ use crate::references::References;
 use crate::resize::{self, Resources};
 use crate::status::{self, Place};
 use crate::tokens::Tokens;
-use crate::volumes::limits;
 
 /// First and longest wait after an action failed.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -152,7 +151,6 @@ impl Worker {
         self.admit();
         self.allocate();
         self.follow_references();
-        let measuring = self.measure_volumes();
         loop {
             let mail = self.inbox.take();
             self.receive(mail);
@@ -175,24 +173,12 @@ impl Worker {
                 () = until(look_again) => {}
             }
         }
-        measuring.stop();
         for stop in self.probers.values() {
             stop.stop();
         }
         if !self.stop.is_stopped() {
             admission::release(&self.host, &self.identity.uid);
         }
-    }
-
-    /// Watches over directories with a limit, until what is returned is stopped.
-    fn measure_volumes(&self) -> Stop {
-        let stop = self.stop.child();
-        let directories = limits::limited(&self.pod, &self.identity.directory(&self.host.root_dir));
-        if !directories.is_empty() && !self.gone {
-            let name = format!("volumes of {}", self.identity.display());
-            self.host.tasks.spawn(name, limits::watch(directories, self.inbox.clone(), stop.clone()));
-        }
-        stop
     }
 
     fn is_over(&self) -> bool {
@@ -241,10 +227,6 @@ impl Worker {
         }
         if let Some(object) = mail.pod {
             self.learn(object);
-        }
-        if let Some(verdict) = mail.verdict.filter(|_| self.memory.verdict.is_none()) {
-            self.host.event(&self.identity, String::new(), EventType::Warning, &verdict.reason, &verdict.message);
-            self.memory.verdict = Some(verdict);
         }
     }
 

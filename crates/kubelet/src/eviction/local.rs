@@ -95,7 +95,7 @@ pub(super) async fn volume_bytes(host: &Host, identity: &Identity, pod: &Pod) ->
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let source = volume.empty_dir.as_ref();
         if source.is_some_and(|source| source.medium.as_deref().unwrap_or("").is_empty()) {
-            found.push((volume.name.clone(), measure(volumes::location(&directory, volume)).await));
+            found.push((volume.name.clone(), measure(volumes::place(&directory, volume)).await));
         }
     }
     found

@@ -4,7 +4,6 @@
 //! set up. Secrets, tokens and projections lie in memory, never on disk.
 
 pub(crate) mod atomic;
-pub(crate) mod limits;
 pub(crate) mod local;
 pub(crate) mod mounts;
 mod ownership;
@@ -45,7 +44,7 @@ pub(crate) fn location(pod_directory: &Path, pod: &Pod, volume: &Volume) -> io::
 }
 
 /// Where a volume is set up.
-fn place(pod_directory: &Path, volume: &Volume) -> PathBuf {
+pub(crate) fn place(pod_directory: &Path, volume: &Volume) -> PathBuf {
     if let Some(source) = &volume.host_path {
         return PathBuf::from(&source.path);
     }
