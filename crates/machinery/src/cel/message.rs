@@ -105,8 +105,11 @@ impl Value<'_> {
                 Json::Object(entries.iter().map(entry).collect::<Result<_, _>>()?)
             }
             Self::Message(of) => {
-                let field = |(name, value): (&Box<str>, &Value<'_>)| Ok((name.to_string(), value.to_json()?));
-                Json::Object(of.fields.iter().map(field).collect::<Result<_, String>>()?)
+                let mut fields = serde_json::Map::new();
+                for (name, value) in &of.fields {
+                    fields.insert(name.to_string(), value.to_json()?);
+                }
+                Json::Object(fields)
             }
             Self::Optional(Some(of)) => of.to_json()?,
             Self::Optional(None) | Self::Opaque(_) => {
