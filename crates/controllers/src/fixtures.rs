@@ -25,6 +25,8 @@ pub(crate) fn settings() -> Arc<Settings> {
         cluster_cidr,
         node_cidr_mask: 24,
         load_balancers: crate::service_lb::LoadBalancers::default(),
+        node_monitor_grace: crate::node_lifecycle::GRACE,
+        signing_duration: crate::certificates::signing::LASTING,
     })
 }
 

@@ -57,6 +57,7 @@ mod volume_claims;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{Random, SharedClock, Stop, Tasks};
 use control::{Client, Component, Controller, Informers, Recorder};
@@ -68,6 +69,7 @@ pub const CONTROLLERS: &[Descriptor] = &[
     cronjob::CONTROLLER,
     certificates::approving::CONTROLLER,
     certificates::cleaner::CONTROLLER,
+    certificates::serving::CONTROLLER,
     certificates::signing::CONTROLLER,
     clusterrole_aggregation::CONTROLLER,
     daemonset::CONTROLLER,
@@ -148,6 +150,10 @@ pub struct Settings {
     pub node_cidr_mask: u8,
     /// What Services of type LoadBalancer get.
     pub load_balancers: service_lb::LoadBalancers,
+    /// How long a node may be without a life sign until its state is unknown.
+    pub node_monitor_grace: Duration,
+    /// How long certificates last that nobody asked a shorter time for.
+    pub signing_duration: Duration,
 }
 
 /// Makes the client of one controller from its name: `system:serviceaccount:kube-system:NAME`.

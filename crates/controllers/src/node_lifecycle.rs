@@ -38,8 +38,9 @@ pub const CONTROLLER: Descriptor = Descriptor {
     reconcile: |key, ctx| async move { reconcile(&key, &ctx).await }.boxed(),
 };
 
-/// Without a life sign for so long a node's state is unknown. Upstream's figure since 1.32.
-const GRACE: Duration = Duration::from_secs(50);
+/// Without a life sign for so long a node's state is unknown, unless the administrator says otherwise. Upstream's figure since
+/// 1.32.
+pub const GRACE: Duration = Duration::from_secs(50);
 
 /// A new node may take so long until its first life sign.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
@@ -78,7 +79,8 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let (Some(object), Some(first_seen)) = (nodes.get(key), nodes.received_at(key)) else { return Ok(Next::OnChange) };
     let lease = ctx.cache(resources::LEASES).received_at(&Key::new(LEASE_NAMESPACE, key.name.clone()));
     // A node that never had a lease is given its start-up time from when it was last seen to change.
-    let (since, grace) = lease.map_or((first_seen, STARTUP_GRACE), |renewed| (renewed, GRACE));
+    let (since, grace) =
+        lease.map_or((first_seen, STARTUP_GRACE), |renewed| (renewed, ctx.settings.node_monitor_grace));
     let silent = Instant::now().duration_since(since);
     let now = time::seconds(ctx.clock.now());
     let eviction = |begun| ctx.settings.zones.eviction(&nodes, &object, begun);

@@ -1,7 +1,6 @@
 //! All controllers together over one API in memory.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use api::{Verb, resources};
 use control::harness::Api;

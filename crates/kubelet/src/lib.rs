@@ -102,6 +102,8 @@ pub struct Config {
     pub port: u16,
     /// What an administrator may choose.
     pub settings: Settings,
+    /// Becomes true once the API has the node's status as it is and the node is ready.
+    pub reported: tokio::sync::watch::Sender<bool>,
 }
 
 /// The kubelet cannot run.
@@ -150,11 +152,13 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         version: config.version.clone(),
         volumes_dir: config.volumes_dir.clone(),
         client: config.client.clone(),
+        node: config.informers.cache(Node::resource(), by_name.clone()),
         runtime: config.runtime.clone(),
         clock: config.clock.clone(),
         images_changed: Arc::default(),
         pressure: pressure.subscribe(),
         allocatable,
+        reported: config.reported.clone(),
     };
     let mut images = Images::new(settings.image_pulls_max);
     images.changed = registration.images_changed.clone();

@@ -8,6 +8,7 @@
 //! | `encryption.keys` | what secrets in the datastore are encrypted with: without it they are lost |
 //! | `pki/` | the CA, keys and certificates |
 //! | `kubeconfig` | the administrator's |
+//! | `agent/` | of a node whose server is elsewhere: the cluster's CA and addresses, the node's certificates and keys |
 //! | `runtime/` | images, sandboxes and containers |
 //! | `kubelet/`, `logs/` | pods' volumes; pods' logs |
 //! | `volumes/` | persistent volumes of the class `local` |
@@ -38,6 +39,7 @@ pub(crate) const CONTENT: &[&str] = &[
     "audit.log.4",
     "pki",
     "kubeconfig",
+    "agent",
     "runtime",
     "kubelet",
     "logs",

@@ -3,6 +3,7 @@
 //! Flags are read here and nowhere else. `timonier shim` runs before any thread exists: a shim forks containers, which a
 //! threaded process must not do.
 
+mod agent;
 mod cluster;
 mod commands;
 mod data_dir;
@@ -10,6 +11,8 @@ mod kubeconfig;
 mod logging;
 mod pki;
 mod preflight;
+mod tls;
+mod token;
 
 use std::process::ExitCode;
 

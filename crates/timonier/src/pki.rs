@@ -1,12 +1,11 @@
 //! The cluster's keys and certificates, made at the first start.
 //!
-//! One CA signs servers and clients. The CA lasts ten years; leaf certificates last one and are made anew at a start when
-//! less than a third of that is left, or when the names and addresses that they must cover have changed. Keys are P-256
+//! One CA signs servers and clients. The CA lasts ten years; leaf certificates last one and are made anew when less than a
+//! third of that is left, also while the process runs, or when the names and addresses that they must cover have changed. Keys are P-256
 //! and never leave `pki/` (0700, files 0600) but for the administrator's, which goes into the kubeconfig.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,9 +15,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::data_dir::{create_private, write_private};
 
@@ -185,36 +181,6 @@ fn params(clock: &SharedClock, lifetime: Duration) -> Result<CertificateParams> 
     Ok(params)
 }
 
-/// TLS for a server: clients may show a certificate of the CA; whether they must is decided by what serves.
-pub(crate) fn server_tls(leaf: &Leaf, ca_pem: &str, alpn: &[&str]) -> Result<Arc<rustls::ServerConfig>> {
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(ca_pem)?)).allow_unauthenticated().build()?;
-    let (chain, key) = identity(leaf)?;
-    let mut tls = rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
-    tls.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Ok(Arc::new(tls))
-}
-
-/// TLS for a client with a certificate, that trusts the CA.
-pub(crate) fn client_tls(leaf: &Leaf, ca_pem: &str) -> Result<Arc<rustls::ClientConfig>> {
-    let (chain, key) = identity(leaf)?;
-    Ok(Arc::new(
-        rustls::ClientConfig::builder().with_root_certificates(roots(ca_pem)?).with_client_auth_cert(chain, key)?,
-    ))
-}
-
-fn roots(ca_pem: &str) -> Result<rustls::RootCertStore> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        roots.add(certificate?)?;
-    }
-    Ok(roots)
-}
-
-fn identity(leaf: &Leaf) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    Ok((chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?))
-}
-
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -225,6 +191,8 @@ fn damaged(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use base::{FakeClock, SystemClock};
 
     use super::*;
@@ -243,9 +211,10 @@ mod tests {
         let moved = open().leaf("apiserver", &server("10.0.0.2")).unwrap();
         assert_ne!(moved.certificate, first.certificate);
         assert_eq!(open().ca_pem(), pki.ca_pem());
-        server_tls(&moved, pki.ca_pem(), &["h2"]).unwrap();
+        crate::tls::server(crate::tls::Identity::of(&moved).unwrap(), pki.ca_pem(), &["h2"]).unwrap();
         let admin = Purpose::Client { user: "timonier-admin".into(), groups: vec!["system:masters".into()] };
-        client_tls(&pki.leaf("admin", &admin).unwrap(), pki.ca_pem()).unwrap();
+        let admin = pki.leaf("admin", &admin).unwrap();
+        crate::tls::client(crate::tls::Identity::of(&admin).unwrap(), pki.ca_pem()).unwrap();
     }
 
     #[test]

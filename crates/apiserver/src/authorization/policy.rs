@@ -477,6 +477,14 @@ const CONTROLLERS: &[(&str, Rules)] = &[
             EVENTS,
         ],
     ),
+    // Not upstream's: nodes' serving certificates are approved by a controller of ours.
+    (
+        "kubelet-serving-approver",
+        &[
+            ("update", "certificates.k8s.io", "certificatesigningrequests/approval"),
+            ("approve", "certificates.k8s.io", "signers =kubernetes.io/kubelet-serving"),
+        ],
+    ),
     (
         "certificate-controller",
         &[
@@ -538,6 +546,7 @@ const ROLES: &[(&str, Rules)] = &[
         ],
     ),
     ("system:node-bootstrapper", &[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")]),
+    ("timonier:node-network", NODE_NETWORK),
     ("system:node-problem-detector", &[("get", "-", "nodes"), ("patch", "-", "nodes/status"), EVENTS]),
     ("system:heapster", &[(READ, "-", "events namespaces nodes pods"), (READ, "extensions", "deployments")]),
     (
@@ -576,6 +585,11 @@ const ROLES: &[(&str, Rules)] = &[
         &[("approve", "certificates.k8s.io", "signers =kubernetes.io/legacy-unknown")],
     ),
 ];
+
+/// What a node's proxy, DNS and ways to other nodes read, with the node's own identity: see docs/decisions/0006. What the
+/// node authorizer allows them already is here for API servers whose node authorizer allows less.
+const NODE_NETWORK: Rules =
+    &[("get list watch", "-", "namespaces nodes services"), ("list watch", "discovery.k8s.io", "endpointslices")];
 
 /// Paths that are no resource's, which cluster roles open for `get`.
 const PATHS: &[(&str, &[&str])] = &[
@@ -631,7 +645,7 @@ const BINDINGS: &[(&str, &[&str])] = &[
     ("system:basic-user", &["g:system:authenticated"]),
     ("system:public-info-viewer", &["g:system:authenticated", "g:system:unauthenticated"]),
     ("system:node-proxier", &["u:system:kube-proxy"]),
-    ("system:network-policies", &["u:system:kube-proxy"]),
+    ("system:network-policies", &["g:system:nodes"]),
     ("system:kube-controller-manager", &["u:system:kube-controller-manager"]),
     ("system:kube-dns", &["s:kube-dns"]),
     ("system:kube-scheduler", &["u:system:kube-scheduler"]),
@@ -639,6 +653,23 @@ const BINDINGS: &[(&str, &[&str])] = &[
     ("system:service-account-issuer-discovery", &["g:system:serviceaccounts"]),
     // Nodes get their rights from the node authorizer: nobody is bound to their role.
     ("system:node", &[]),
+];
+
+/// Cluster role bindings whose name is not their role's: name, role, subjects. They let machines with a bootstrap token ask
+/// for a node's certificate, and nodes renew theirs and run their part of the network.
+const NODE_BINDINGS: &[(&str, &str, &[&str])] = &[
+    ("timonier:node-bootstrapper", "system:node-bootstrapper", &["g:system:bootstrappers"]),
+    (
+        "timonier:node-autoapprove-bootstrap",
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        &["g:system:bootstrappers"],
+    ),
+    (
+        "timonier:node-autoapprove-certificate-rotation",
+        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        &["g:system:nodes"],
+    ),
+    ("timonier:node-network", "timonier:node-network", &["g:system:nodes"]),
 ];
 
 const LEADER_ELECTION: Rules = &[("create get list update watch", "coordination.k8s.io", "leasecandidates leases")];
@@ -662,6 +693,8 @@ const NAMESPACED: &[(&str, &str, Rules)] = &[
     ),
     // Machines that join read this before they have credentials. Upstream's installer makes the role and its binding.
     ("kube-public", "kubeadm:bootstrap-signer-clusterinfo", &[("get", "-", "configmaps =cluster-info")]),
+    // What nodes must agree on.
+    ("kube-system", "timonier:nodes", &[("get", "-", "configmaps =timonier-nodes")]),
 ];
 
 /// Role bindings: namespace, name, role, subjects.
@@ -704,6 +737,7 @@ const NAMESPACED_BINDINGS: &[(&str, &str, &str, &[&str])] = &[
         "kubeadm:bootstrap-signer-clusterinfo",
         &["u:system:anonymous"],
     ),
+    ("kube-system", "timonier:nodes", "timonier:nodes", &["g:system:nodes"]),
 ];
 
 /// Every role and binding, in an order in which they can be written. The namespaces `kube-system` and `kube-public` must
@@ -844,19 +878,19 @@ fn aggregated_roles() -> Vec<Value> {
 }
 
 fn cluster_role_bindings() -> Vec<Value> {
-    let of_controllers =
-        CONTROLLERS.iter().map(|(name, _)| (format!("system:controller:{name}"), vec![format!("s:{name}")]));
-    let named = BINDINGS
-        .iter()
-        .map(|(role, subjects)| ((*role).to_owned(), subjects.iter().map(|subject| (*subject).to_owned()).collect()));
-    let all = named.chain(of_controllers).map(|(role, subjects): (String, Vec<String>)| {
-        let mut binding = object("ClusterRoleBinding", &role, None);
+    let bind = |name: &str, role: &str, subjects: &[&str]| {
+        let mut binding = object("ClusterRoleBinding", name, None);
         binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role});
-        let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
-        binding["subjects"] = subjects_of(&subjects);
+        binding["subjects"] = subjects_of(subjects);
         binding
+    };
+    let named = BINDINGS.iter().map(|(role, subjects)| bind(role, role, subjects));
+    let of_controllers = CONTROLLERS.iter().map(|(name, _)| {
+        let role = format!("system:controller:{name}");
+        bind(&role, &role, &[&format!("s:{name}")])
     });
-    all.collect()
+    let of_nodes = NODE_BINDINGS.iter().map(|(name, role, subjects)| bind(name, role, subjects));
+    named.chain(of_controllers).chain(of_nodes).collect()
 }
 
 fn object(kind: &str, name: &str, namespace: Option<&str>) -> Value {

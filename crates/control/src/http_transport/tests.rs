@@ -46,6 +46,11 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, tasks: Tasks) {
 
 /// A server that speaks the given protocols, and a client that trusts it.
 async fn client_of_server(protocols: &[&[u8]], tasks: &Tasks, stop: &Stop) -> ApiClient {
+    ApiClient::new(Arc::new(transport_to_server(protocols, tasks, stop, &[]).await), "test")
+}
+
+/// The same; the client is told of other servers first.
+async fn transport_to_server(protocols: &[&[u8]], tasks: &Tasks, stop: &Stop, first: &[String]) -> HttpTransport {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
     let certificate = CertificateDer::from(made.cert.der().to_vec());
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
@@ -65,8 +70,34 @@ async fn client_of_server(protocols: &[&[u8]], tasks: &Tasks, stop: &Stop) -> Ap
     let builder = rustls::ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().expect("protocol versions");
     let tls = builder.with_root_certificates(roots).with_no_client_auth();
-    let transport = HttpTransport::new(&format!("https://{address}/"), tls, Some("secret")).expect("a transport");
-    ApiClient::new(Arc::new(transport), "test")
+    let servers = [first, &[format!("https://{address}/")]].concat();
+    HttpTransport::to_any(&servers, tls, Some("secret")).expect("a transport")
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_passed_over_and_watches_do_not_keep_others_waiting() {
+    let (tasks, stop) = (Tasks::new("test"), Stop::new());
+    // Nobody listens there: the port was free a moment ago.
+    let away = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    let transport = transport_to_server(&[b"h2"], &tasks, &stop, &[format!("https://{away}")]).await;
+    let client = ApiClient::new(Arc::new(transport.clone()), "test");
+    let first = client.get(resources::PODS, &Key::new("n", "a")).await;
+    assert!(matches!(first, Err(crate::ClientError::Transport(_))), "the caller may try again");
+    client.get(resources::PODS, &Key::new("n", "a")).await.expect("the second server answers");
+
+    let start = crate::watch::Start::with_initial_events(10);
+    let mut watches = Vec::new();
+    for _ in 0..=STREAMS_MAX {
+        watches.push(client.watch(resources::PODS, &WatchScope::default(), start.clone()).await.expect("a watch"));
+    }
+    assert_eq!(transport.0.lanes().len(), 2, "one connection carries only so many");
+    drop(watches);
+    client.get(resources::PODS, &Key::new("n", "a")).await.expect("an answer");
+    assert_eq!(transport.0.lanes()[0].load(), 1, "what has been read is counted no more");
+    transport.reconnect();
+    client.get(resources::PODS, &Key::new("n", "a")).await.expect("an answer");
+    assert_eq!(transport.0.lanes().len(), 1);
+    stop.stop();
 }
 
 #[tokio::test]

@@ -32,8 +32,8 @@ pub const CONTROLLER: Descriptor = Descriptor {
     reconcile: |key, ctx| async move { reconcile(&key, &ctx).await }.boxed(),
 };
 
-/// Certificates of nobody last longer. Upstream's figure.
-const LASTING_MAX: SignedDuration = SignedDuration::from_hours(365 * 24);
+/// Certificates of nobody last longer, unless the administrator says otherwise. Upstream's figure.
+pub const LASTING: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Twice what certificates are backdated: shorter ones would hardly be valid at all.
 const LASTING_MIN: SignedDuration = SignedDuration::from_mins(10);
 
@@ -42,7 +42,8 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let Some(object) = ctx.cache(resources::CERTIFICATE_SIGNING_REQUESTS).get(key) else { return Ok(Next::OnChange) };
     let mut tree = object.to_value();
     let now = ctx.clock.now();
-    let plan = plan(authority, &tree, now)
+    let lasting_max = SignedDuration::try_from(ctx.settings.signing_duration).unwrap_or(SignedDuration::MAX);
+    let plan = plan(authority, &tree, lasting_max, now)
         .map_err(|error| ReconcileError::Invalid(format!("error auto signing csr {:?}: {error}", key.name)))?;
     match plan {
         Plan::Nothing => return Ok(Next::OnChange),
@@ -75,7 +76,7 @@ enum SignError {
     Authority(#[from] AuthorityError),
 }
 
-fn plan(authority: &Authority, tree: &Value, now: Timestamp) -> Result<Plan, SignError> {
+fn plan(authority: &Authority, tree: &Value, lasting_max: SignedDuration, now: Timestamp) -> Result<Plan, SignError> {
     let (spec, status) = (&tree["spec"], &tree["status"]);
     let open = conditions::is_true(status, "Approved")
         && conditions::find(status, "Denied").is_none()
@@ -98,12 +99,12 @@ fn plan(authority: &Authority, tree: &Value, now: Timestamp) -> Result<Plan, Sig
         return Ok(Plan::Fail(why));
     }
     let usages: Vec<&str> = usages.into_iter().collect();
-    let certificate = authority.sign(&request, &usages, lasting(&spec["expirationSeconds"]), now)?;
+    let certificate = authority.sign(&request, &usages, lasting(&spec["expirationSeconds"], lasting_max), now)?;
     Ok(Plan::Issue(certificate))
 }
 
-fn lasting(asked: &Value) -> SignedDuration {
-    asked.as_i64().map_or(LASTING_MAX, |seconds| SignedDuration::from_secs(seconds).clamp(LASTING_MIN, LASTING_MAX))
+fn lasting(asked: &Value, max: SignedDuration) -> SignedDuration {
+    asked.as_i64().map_or(max, |seconds| SignedDuration::from_secs(seconds).max(LASTING_MIN).min(max))
 }
 
 #[cfg(test)]
@@ -161,7 +162,8 @@ mod tests {
         for (asked, hours) in
             [(json!(null), 8760.0), (json!(1), 1.0 / 6.0), (json!(7200), 2.0), (json!(99_999_999), 8760.0)]
         {
-            assert!((lasting(&asked).as_secs_f64() / 3600.0 - hours).abs() < 0.001, "{asked}");
+            let max = SignedDuration::try_from(LASTING).expect("a year");
+            assert!((lasting(&asked, max).as_secs_f64() / 3600.0 - hours).abs() < 0.001, "{asked}");
         }
     }
 }

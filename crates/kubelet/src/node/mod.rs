@@ -1,7 +1,7 @@
 //! The Node object and its lease: registers the node (or takes over the object that is there), keeps its status true, and
 //! renews the lease, the only write of an idle node.
 //!
-//! The status is written when something in it changed, and every five minutes. The node is Ready as soon as the runtime says
+//! The status is written when something in it changed, by whomever, and every five minutes. The node is Ready as soon as the runtime says
 //! so: nothing waits for a timer.
 
 pub(crate) mod facts;
@@ -18,7 +18,7 @@ use api::typed::core::v1::{
 };
 use api::{Key, Typed};
 use base::{Backoff, SharedClock, Stop, chain};
-use control::{Client, ClientError, PatchType};
+use control::{Cache, Change, Changes, Client, ClientError, PatchType};
 use cri::{Runtime, v1};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -35,6 +35,9 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// How old the status may get without a change.
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);
+/// How soon after a report it is looked whether somebody else changed the status: two that disagree must not write without
+/// end.
+const OVERRULED_PAUSE: Duration = Duration::from_secs(1);
 /// Images that the status names at most, the largest first; upstream's limit.
 const IMAGES_MAX: usize = 50;
 
@@ -46,6 +49,8 @@ pub(crate) struct Registration {
     pub(crate) version: String,
     pub(crate) volumes_dir: PathBuf,
     pub(crate) client: Client,
+    /// The node's own object.
+    pub(crate) node: Cache,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) clock: SharedClock,
     /// What runs short.
@@ -54,6 +59,8 @@ pub(crate) struct Registration {
     pub(crate) images_changed: Arc<tokio::sync::Notify>,
     /// What pods may ask for.
     pub(crate) allocatable: Capacity,
+    /// Told when the API has a ready node.
+    pub(crate) reported: tokio::sync::watch::Sender<bool>,
 }
 
 /// What was seen of the machine and its runtime at one moment.
@@ -71,6 +78,7 @@ pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
     let mut reported: Option<Reported> = None;
     let mut images = registration.images().await;
     let mut pressure = registration.pressure.clone();
+    let mut changes = registration.node.changes();
     while !stop.is_stopped() {
         let seen = registration.look(facts.clone(), images.clone()).await;
         let healthy = seen.runtime.is_ok() && not_ready(&seen).is_none();
@@ -81,6 +89,7 @@ pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
         let wait = match stop.or_stopped(round).await {
             None => break,
             Some(Ok(())) if healthy => {
+                registration.reported.send_replace(true);
                 backoff.reset();
                 RENEW_INTERVAL
             }
@@ -94,6 +103,7 @@ pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
             () = stop.stopped() => break,
             Ok(()) = pressure.changed() => {}
             () = registration.images_changed.notified() => images = registration.images().await,
+            () = overruled(&mut changes, &mut reported) => {}
             () = tokio::time::sleep(wait) => {
                 // Images that came without the kubelet (by an import) show with the next full report.
                 if reported.as_ref().is_none_or(Reported::is_due) {
@@ -104,9 +114,26 @@ pub(crate) async fn run(registration: Registration, facts: Facts, stop: Stop) {
     }
 }
 
+/// Waits until somebody else has changed the node's status, as the node controller does when it has heard nothing for too long,
+/// and takes that in.
+async fn overruled(changes: &mut Changes, reported: &mut Option<Reported>) {
+    tokio::time::sleep(OVERRULED_PAUSE).await;
+    loop {
+        let (Change::Applied(object), Some(known)) = (changes.next().await, &mut *reported) else { continue };
+        if object.revision() <= known.revision {
+            continue;
+        }
+        let now = Reported { at: known.at, ..Reported::new(&object) };
+        if std::mem::replace(known, now).status != known.status {
+            return;
+        }
+    }
+}
+
 /// What the API has of the node.
 struct Reported {
     uid: String,
+    revision: u64,
     status: Value,
     at: tokio::time::Instant,
 }
@@ -114,7 +141,7 @@ struct Reported {
 impl Reported {
     fn new(object: &api::Object) -> Self {
         let status = object.to_value()["status"].take();
-        Self { uid: object.uid().to_owned(), status, at: tokio::time::Instant::now() }
+        Self { uid: object.uid().to_owned(), revision: object.revision(), status, at: tokio::time::Instant::now() }
     }
 
     fn is_due(&self) -> bool {

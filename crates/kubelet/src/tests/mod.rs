@@ -139,6 +139,7 @@ impl Cluster {
             version: "v1.36.0".into(),
             port: 0,
             settings: self.settings.clone(),
+            reported: tokio::sync::watch::Sender::new(false),
         };
         let run = crate::run(config, stop.clone());
         tasks.spawn("kubelet", async move { run.await.unwrap() });
@@ -202,6 +203,32 @@ async fn the_node_registers_ready_and_renews_its_lease() {
     assert_eq!(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"], kubelet.address.port());
     assert_eq!(node["status"]["nodeInfo"]["containerRuntimeVersion"], "fake://1");
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "node-1");
+    kubelet.end().await;
+}
+
+/// A machine was cut off for a minute, and the node controller called its state unknown. The kubelet took the status for what it
+/// had written last, and wrote it again when five minutes were over: so long the node got no pods.
+#[tokio::test(start_paused = true)]
+async fn a_status_that_somebody_else_changed_is_put_right_soon() {
+    let cluster = Cluster::new();
+    let kubelet = cluster.start().await;
+    let ready = |api: &Api| {
+        let node = api.get(Node::resource(), "", "node-1").unwrap_or_default();
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    };
+    until("the node is ready", || ready(&cluster.api)).await;
+    let unknown = |node: &mut Value| {
+        node["status"]["conditions"].as_array_mut().into_iter().flatten().for_each(|condition| {
+            condition["status"] = "Unknown".into();
+        });
+        true
+    };
+    cluster.api.change_each(Node::resource(), unknown);
+    assert!(!ready(&cluster.api));
+    let before = tokio::time::Instant::now();
+    until("the node is ready again", || ready(&cluster.api)).await;
+    assert!(before.elapsed() < Duration::from_secs(15), "{:?}", before.elapsed());
     kubelet.end().await;
 }
 

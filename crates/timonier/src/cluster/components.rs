@@ -1,83 +1,88 @@
-//! Every component of the node, each with an identity of its own: one function a component, one line in [`start`].
+//! Every component of a node: one function a component, one line in [`start`]. All of them are the same to the API, the
+//! node's agent, whether the API server is in this process or on another machine.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use api::resources::{LEASES, NODES, SERVICES};
+use api::resources::NODES;
 use api::{Key, Object};
-use apiserver::authentication::UserInfo;
 use base::Stop;
-use control::{Client, ClientError, Informers, Recorder, WatchScope};
-use controllers::serviceaccount_token::TokenSigner;
+use control::{Client, Informers, WatchScope};
 use ipnet::Ipv4Net;
-use jiff::Timestamp;
+use network::overlay::{Overlay, OverlayConfig, Own};
 use network::{PodNetworkBuiltIn, PodNetworkConfig};
-use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::late_network::{Bring, LateNetwork, late_network};
-use super::options::NODE_PREFIX;
-use super::{Ground, KUBELET_CLIENT, storage_class};
-use crate::pki::{self, Purpose};
+use super::{Base, KUBELET_CLIENT};
+use crate::tls::{self, Identity};
 
 /// Pods ask the cluster's DNS on this port.
-const DNS_PORT: u16 = 53;
+pub(super) const DNS_PORT: u16 = 53;
 
-/// Where nodes' leases are.
-const NODE_LEASES: &str = "kube-node-lease";
+/// What a node's components are made from.
+pub(crate) struct Node {
+    pub(crate) base: Arc<Base>,
+    /// Calls the API as the node's agent.
+    pub(crate) transport: Arc<dyn control::Transport>,
+    /// What the kubelet serves with.
+    pub(crate) serving: Identity,
+    /// Who signed the certificates of the kubelet's callers.
+    pub(crate) ca_pem: String,
+    /// Where the kubelet is called.
+    pub(crate) listener: TcpListener,
+}
+
+/// The same, with what the components share.
+struct Ground {
+    base: Arc<Base>,
+    transport: Arc<dyn control::Transport>,
+    /// One watch of each resource for all components.
+    informers: Informers,
+    reported: watch::Sender<bool>,
+}
 
 /// Starts all components. What is returned ends with the node's name when the node is ready.
-pub(super) async fn start(ground: Ground, kubelet_listener: TcpListener) -> Result<oneshot::Receiver<String>> {
-    let ground = Arc::new(ground);
+pub(crate) async fn start(node: Node) -> Result<oneshot::Receiver<String>> {
+    let client = Client::new(node.transport.clone(), "timonier/node");
+    let informers = node.base.informers(&client, &node.base.stop);
+    let (base, transport) = (node.base.clone(), node.transport.clone());
+    let ground = Arc::new(Ground { base, transport, informers, reported: watch::Sender::new(false) });
     let (bring, late) = late_network();
-    let runtime = open_runtime(&ground, late).await?;
-    controllers(&ground)?;
-    scheduler(&ground);
-    kubelet(&ground, runtime, kubelet_listener)?;
+    let runtime = open_runtime(&ground.base, late).await?;
+    let serving = node.serving.clone();
+    kubelet(&ground, runtime, node)?;
     node_network(&ground, bring);
-    cluster_dns_service(&ground);
-    storage_class::make(&ground);
     let (ready, done) = oneshot::channel();
-    watch_readiness(&ground, ready);
+    watch_readiness(&ground, serving, ready);
     Ok(done)
 }
 
 impl Ground {
-    /// A client with an identity, that calls the API server's request function directly. The component's name, up to a slash, is
-    /// the manager of the fields that it writes: upstream's names, which tools know and leave out.
-    pub(super) fn client(&self, user: UserInfo, component: &str) -> Client {
-        Client::new(self.api_server.transport(user), component)
-    }
-
-    /// Caches under one identity, until `stop`.
-    fn informers(&self, client: &Client, stop: &Stop) -> Informers {
-        Informers::new(client.clone(), self.tasks.clone(), stop.clone())
-    }
-
-    fn recorder(&self, client: &Client, stop: &Stop, component: &str) -> Recorder {
-        Recorder::new(client.clone(), &self.tasks, stop.clone(), self.clock.clone(), component, &self.node_name)
+    fn client(&self, component: &str) -> Client {
+        Client::new(self.transport.clone(), component)
     }
 }
 
-async fn open_runtime(ground: &Ground, network: LateNetwork) -> Result<Arc<runtime::Embedded>> {
+async fn open_runtime(base: &Base, network: LateNetwork) -> Result<Arc<runtime::Embedded>> {
     let config = runtime::Config {
-        root: ground.data.path("runtime"),
+        root: base.data.path("runtime"),
         shim: std::env::current_exe().context("cannot find our own program file")?,
         network: Arc::new(network),
-        cgroup_root: ground.data.cgroup(),
-        registries: ground.options.registries(&ground.data)?,
-        clock: ground.clock.clone(),
-        stop: ground.stop.child(),
+        cgroup_root: base.data.cgroup(),
+        registries: base.node.registries(&base.data)?,
+        clock: base.clock.clone(),
+        stop: base.stop.child(),
     };
     let runtime = runtime::Embedded::open(config).await.context("cannot open the container runtime")?;
-    import_folder(ground, &runtime).await?;
+    import_folder(base, &runtime).await?;
     Ok(runtime)
 }
 
 /// The archives in the data directory's `images`. One that cannot be imported does not keep the cluster from starting.
-async fn import_folder(ground: &Ground, runtime: &runtime::Embedded) -> Result<()> {
-    let (store, folder) = (runtime.images(), ground.data.path("images"));
+async fn import_folder(base: &Base, runtime: &runtime::Embedded) -> Result<()> {
+    let (store, folder) = (runtime.images(), base.data.path("images"));
     let done = tokio::task::spawn_blocking(move || store.import_folder(&folder)).await?;
     for archive in done.context("cannot import the data directory's images")? {
         let path = archive.path.display();
@@ -89,67 +94,10 @@ async fn import_folder(ground: &Ground, runtime: &runtime::Embedded) -> Result<(
     Ok(())
 }
 
-fn controllers(ground: &Arc<Ground>) -> Result<()> {
-    let authority = Arc::new(ground.pki.authority()?);
-    let key = ground.pki.service_account_key()?;
-    let token_signer = TokenSigner::from_pem(&key).context("the service account key cannot sign tokens")?;
-    let shared = ground.clone();
-    ground.tasks.spawn("controllers", async move {
-        let ground = shared.clone();
-        let clients = move |name: &str| {
-            let component = format!("kube-controller-manager/{name}");
-            ground.client(UserInfo::service_account("kube-system", name), &component)
-        };
-        let config = controllers::Config {
-            informers: shared.client(UserInfo::new("system:kube-controller-manager", &[]), "kube-controller-manager"),
-            clients: Arc::new(clients),
-            clock: shared.clock.clone(),
-            random: shared.random.clone(),
-            settings: controllers::Settings {
-                root_ca_pem: shared.pki.ca_pem().to_owned(),
-                authority: Some(authority),
-                token_signer: Some(Arc::new(token_signer)),
-                autoscalers: Arc::default(),
-                daemon_failures: Arc::default(),
-                zones: Arc::default(),
-                cluster_cidr: shared.options.cluster_cidr,
-                node_cidr_mask: NODE_PREFIX,
-                load_balancers: shared.options.load_balancers(),
-            },
-        };
-        let _running = shared.running.controllers.begin();
-        controllers::run(config, shared.stop.child()).await;
-    });
-    Ok(())
-}
-
-fn scheduler(ground: &Arc<Ground>) {
-    let shared = ground.clone();
-    ground.tasks.supervise("scheduler", ground.stop.clone(), move |stop| {
-        let client = shared.client(UserInfo::new("system:kube-scheduler", &[]), "kube-scheduler");
-        let config = scheduler::Config {
-            informers: shared.informers(&client, &stop),
-            recorder: shared.recorder(&client, &stop, "default-scheduler"),
-            clock: shared.clock.clone(),
-            random: shared.random.clone(),
-            client,
-        };
-        let running = shared.running.scheduler.begin();
-        async move {
-            let _running = running;
-            scheduler::run(config, stop).await
-        }
-    });
-}
-
-fn kubelet(ground: &Arc<Ground>, runtime: Arc<runtime::Embedded>, listener: TcpListener) -> Result<()> {
-    let names = Purpose::Server {
-        names: vec![ground.node_name.clone(), "localhost".to_owned()],
-        addresses: vec![IpAddr::V4(ground.node_ip)],
-    };
-    let tls = pki::server_tls(&ground.pki.leaf("kubelet", &names)?, ground.pki.ca_pem(), &["http/1.1"])?;
-    let shared = ground.clone();
-    ground.tasks.supervise("kubelet", ground.stop.clone(), move |stop| {
+fn kubelet(ground: &Arc<Ground>, runtime: Arc<runtime::Embedded>, node: Node) -> Result<()> {
+    let tls = tls::server(node.serving, &node.ca_pem, &["http/1.1"])?;
+    let (shared, listener) = (ground.clone(), node.listener);
+    ground.base.tasks.supervise("kubelet", ground.base.stop.clone(), move |stop| {
         // A kubelet that is started again listens on the same socket.
         let listener = listener.try_clone().and_then(tokio::net::TcpListener::from_std);
         let (ground, runtime, tls) = (shared.clone(), runtime.clone(), tls.clone());
@@ -169,24 +117,25 @@ fn kubelet_config(
     server: kubelet::ServerConfig,
     stop: &Stop,
 ) -> kubelet::Config {
-    let client = ground.client(UserInfo::node(&ground.node_name), "kubelet");
+    let (base, client) = (&ground.base, ground.client("kubelet"));
     kubelet::Config {
-        node_name: ground.node_name.clone(),
-        node_ips: vec![IpAddr::V4(ground.node_ip)],
-        informers: ground.informers(&client, stop),
+        node_name: base.node_name.clone(),
+        node_ips: vec![IpAddr::V4(base.node_ip)],
+        informers: ground.informers.clone(),
         runtime,
-        recorder: ground.recorder(&client, stop, "kubelet"),
-        clock: ground.clock.clone(),
-        random: ground.random.clone(),
-        root_dir: ground.data.path("kubelet"),
-        log_dir: ground.data.path("logs"),
-        volumes_dir: ground.data.path("volumes"),
-        cluster_dns: vec![IpAddr::V4(ground.options.dns_ip())],
-        cluster_domain: ground.options.cluster_domain.clone(),
+        recorder: base.recorder(&client, stop, "kubelet"),
+        clock: base.clock.clone(),
+        random: base.random.clone(),
+        root_dir: base.data.path("kubelet"),
+        log_dir: base.data.path("logs"),
+        volumes_dir: base.data.path("volumes"),
+        cluster_dns: vec![IpAddr::V4(base.settings.dns_ip())],
+        cluster_domain: base.settings.cluster_domain.clone(),
         server,
         version: super::version().git_version,
-        port: ground.options.kubelet_port,
-        settings: ground.options.node.settings(&ground.data),
+        port: base.node.kubelet_port,
+        settings: base.node.settings(&base.data),
+        reported: ground.reported.clone(),
         client,
     }
 }
@@ -204,43 +153,47 @@ enum NetworkError {
     Dns(#[from] edge::dns::DnsError),
 }
 
-/// The pod network, and what needs its bridge: the service proxy and DNS.
+/// The pod network, and what needs its bridge: the ways to other nodes, the service proxy and DNS.
 fn node_network(ground: &Arc<Ground>, bring: Bring) {
     let shared = ground.clone();
     let bring = Arc::new(bring);
-    ground.tasks.supervise("node network", ground.stop.clone(), move |stop| {
+    ground.base.tasks.supervise("node network", ground.base.stop.clone(), move |stop| {
         let (ground, bring) = (shared.clone(), bring.clone());
         async move {
-            let Some(cidr) = stop.or_stopped(pod_cidr(&ground, &stop)).await else { return Ok(()) };
+            let Some(pod_cidr) = stop.or_stopped(pod_cidr(&ground)).await else { return Ok(()) };
+            let (base, pod_cidr) = (&ground.base, pod_cidr?);
+            let mode = base.settings.pod_network.mode();
+            let mtu = network::overlay::pod_mtu(base.net.as_ref(), base.node_ip, mode).await?;
             let (gate, asks) = network::policy::gate();
             let config = PodNetworkConfig {
-                net: ground.net.clone(),
-                state_dir: ground.data.path("network"),
-                pod_cidr: cidr?,
-                cluster_cidr: ground.options.cluster_cidr,
-                service_cidr: ground.options.service_cidr,
-                cluster_dns: Some(ground.options.dns_ip()),
-                mtu: None,
+                net: base.net.clone(),
+                state_dir: base.data.path("network"),
+                pod_cidr,
+                cluster_cidr: base.settings.cluster_cidr,
+                service_cidr: base.settings.service_cidr,
+                cluster_dns: Some(base.settings.dns_ip()),
+                mtu: Some(mtu),
                 policies: Some(gate),
             };
             let pods = Arc::new(PodNetworkBuiltIn::start(config).await?);
             let guarded = async { Ok(network_policies(&ground, pods.attached(), asks, stop.clone()).await?) };
             bring.send_replace(Some(pods.clone()));
+            let own = Own { name: base.node_name.clone(), address: base.node_ip, pod_cidr, mode, mtu };
+            let overlay = OverlayConfig { net: base.net.clone(), informers: ground.informers.clone(), own };
             let kept = async { Ok::<_, NetworkError>(pods.keep(stop.clone()).await?) };
+            let joined = async { Ok::<_, NetworkError>(Overlay::new(overlay).run(stop.clone()).await) };
             let proxied = async { Ok(proxy(&ground, stop.clone()).await?) };
             let answered = async { Ok(dns(&ground, stop.clone()).await?) };
-            tokio::try_join!(kept, guarded, proxied, answered)?;
+            tokio::try_join!(kept, joined, guarded, proxied, answered)?;
             Ok::<_, NetworkError>(())
         }
     });
 }
 
 /// The range that the node was given, as soon as it has one.
-async fn pod_cidr(ground: &Ground, stop: &Stop) -> Result<Ipv4Net, NetworkError> {
-    let client = ground.client(UserInfo::node(&ground.node_name), "timonier/network");
-    let informers = ground.informers(&client, stop);
-    let nodes = informers.cache(NODES, WatchScope::field("metadata.name", &ground.node_name));
-    let key = Key::new("", ground.node_name.as_str());
+async fn pod_cidr(ground: &Ground) -> Result<Ipv4Net, NetworkError> {
+    let nodes = ground.informers.cache(NODES, WatchScope::field("metadata.name", &ground.base.node_name));
+    let key = Key::new("", ground.base.node_name.as_str());
     let cidr = |node: Object| node.to_value()["spec"]["podCIDR"].as_str().map(str::to_owned);
     nodes.wait_until(|nodes| nodes.get(&key).and_then(cidr).is_some()).await;
     let cidr = nodes.get(&key).and_then(cidr).unwrap_or_default();
@@ -248,15 +201,15 @@ async fn pod_cidr(ground: &Ground, stop: &Stop) -> Result<Ipv4Net, NetworkError>
 }
 
 async fn proxy(ground: &Ground, stop: Stop) -> Result<(), linux::net::NetError> {
-    let client = ground.client(UserInfo::new("system:kube-proxy", &["system:node-proxier"]), "kube-proxy");
+    let base = &ground.base;
     let config = network::proxy::Config {
-        informers: ground.informers(&client, &stop),
-        net: ground.net.clone(),
-        node_name: ground.node_name.clone(),
-        cluster_cidr: ground.options.cluster_cidr,
-        service_cidr: ground.options.service_cidr,
-        cluster_dns: Some(ground.options.dns_ip()),
-        node_port_addresses: ground.options.nodeport_addresses.clone(),
+        informers: ground.informers.clone(),
+        net: base.net.clone(),
+        node_name: base.node_name.clone(),
+        cluster_cidr: base.settings.cluster_cidr,
+        service_cidr: base.settings.service_cidr,
+        cluster_dns: Some(base.settings.dns_ip()),
+        node_port_addresses: base.node.nodeport_addresses.clone(),
     };
     network::proxy::run(config, stop).await
 }
@@ -268,75 +221,39 @@ async fn network_policies(
     asks: network::policy::Asks,
     stop: Stop,
 ) -> Result<(), linux::net::NetError> {
-    let client = ground.client(UserInfo::new("system:kube-proxy", &["system:node-proxier"]), "timonier/network");
-    let informers = ground.informers(&client, &stop);
-    let config =
-        network::policy::Config { informers, net: ground.net.clone(), node_name: ground.node_name.clone(), attached };
-    network::policy::run(config, asks, stop).await
+    let (informers, base) = (ground.informers.clone(), &ground.base);
+    let (net, node_name) = (base.net.clone(), base.node_name.clone());
+    network::policy::run(network::policy::Config { informers, net, node_name, attached }, asks, stop).await
 }
 
 async fn dns(ground: &Ground, stop: Stop) -> Result<(), edge::dns::DnsError> {
-    let client = ground.client(UserInfo::service_account("kube-system", "kube-dns"), "timonier/dns");
+    let settings = &ground.base.settings;
     let config = edge::dns::Config {
-        listeners: vec![SocketAddr::from((ground.options.dns_ip(), DNS_PORT))],
-        domain: ground.options.cluster_domain.clone(),
-        informers: ground.informers(&client, &stop),
+        listeners: vec![SocketAddr::from((settings.dns_ip(), DNS_PORT))],
+        domain: settings.cluster_domain.clone(),
+        informers: ground.informers.clone(),
         resolv_conf: "/etc/resolv.conf".into(),
     };
     edge::dns::run(config, stop).await
 }
 
-/// The Service `kube-dns`, so that the cluster's DNS is found where people look for it. It selects nothing: every node
-/// answers on its address itself.
-fn cluster_dns_service(ground: &Arc<Ground>) {
-    let shared = ground.clone();
-    ground.tasks.supervise("cluster DNS service", ground.stop.clone(), move |stop| {
-        let ground = shared.clone();
-        async move {
-            let client = ground.client(UserInfo::new("system:apiserver", &["system:masters"]), "timonier/up");
-            let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
-            let ports = json!([
-                {"name": "dns", "port": DNS_PORT, "protocol": "UDP"}, {"name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP"}]);
-            let service = json!({"apiVersion": "v1", "kind": "Service",
-                "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
-                "spec": {"clusterIP": ground.options.dns_ip().to_string(), "ports": ports}});
-            match client.create(SERVICES, "kube-system", service.to_string().into()).await {
-                Err(error) if !error.is_already_exists() => Err(error),
-                _ => {
-                    stop.stopped().await;
-                    Ok::<_, ClientError>(())
-                }
-            }
-        }
-    });
-}
-
-/// Tells `ready` the node's name when its condition `Ready` is true and its lease was renewed after this start: a node that
-/// was here before still says that it is ready.
-fn watch_readiness(ground: &Arc<Ground>, ready: oneshot::Sender<String>) {
-    let (shared, stop) = (ground.clone(), ground.stop.child());
-    let started = ground.clock.now();
-    ground.tasks.spawn("readiness", async move {
-        let client = shared.client(UserInfo::new("system:apiserver", &["system:masters"]), "timonier/up");
-        let informers = shared.informers(&client, &stop);
-        let nodes = informers.cache(NODES, WatchScope::field("metadata.name", &shared.node_name));
-        let leases = informers.cache(LEASES, WatchScope::key(&Key::new(NODE_LEASES, shared.node_name.as_str())));
-        let node_key = Key::new("", shared.node_name.as_str());
-        let lease_key = Key::new(NODE_LEASES, shared.node_name.as_str());
-        let renewed = |lease: Object| {
-            let at = lease.to_value()["spec"]["renewTime"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
-            at.is_some_and(|at| at >= started)
-        };
+/// Tells `ready` the node's name when the API has it as ready, since this start: a node that was here before still says that
+/// it is. The kubelet must be callable by then.
+fn watch_readiness(ground: &Arc<Ground>, serving: Identity, ready: oneshot::Sender<String>) {
+    let (shared, mut reported) = (ground.clone(), ground.reported.subscribe());
+    ground.base.tasks.spawn("readiness", async move {
+        let name = &shared.base.node_name;
+        let nodes = shared.informers.cache(NODES, WatchScope::field("metadata.name", name));
+        let key = Key::new("", name.as_str());
         let wait = async {
-            nodes.wait_until(|nodes| nodes.get(&node_key).is_some_and(|node| is_ready(&node))).await;
-            leases.wait_until(|leases| leases.get(&lease_key).is_some_and(renewed)).await;
-            nodes.wait_until(|nodes| nodes.get(&node_key).is_some_and(|node| is_ready(&node))).await;
+            // The sender lives as long as what the components share.
+            drop(reported.wait_for(|reported| *reported).await);
+            nodes.wait_until(|nodes| nodes.get(&key).is_some_and(|node| is_ready(&node))).await;
+            serving.there().await;
         };
-        if stop.or_stopped(wait).await.is_some() {
-            let _ = ready.send(shared.node_name.clone());
+        if shared.base.stop.or_stopped(wait).await.is_some() {
+            let _ = ready.send(name.clone());
         }
-        // The watches were for this alone.
-        stop.stop();
     });
 }
 

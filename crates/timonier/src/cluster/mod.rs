@@ -1,31 +1,43 @@
-//! One node with its control plane in one process: what is opened first, who starts whom, and how it ends.
+//! A server with its node in one process: what is opened first, who starts whom, and how it ends. What it shares with an
+//! agent is here too.
 //!
 //! Everything that can fail for a reason that a user can mend fails before the first component starts. After that a
 //! component that fails is started again while the others go on. Nothing here waits for a timer.
 
-mod components;
+pub(crate) mod components;
+mod control_plane;
 pub(crate) mod encryption;
 mod late_network;
 mod node_options;
 mod options;
+mod renewal;
 mod running;
+pub(crate) mod settings;
 mod storage_class;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base::{Random, SharedClock, Stop, SystemClock, Tasks};
-use store::embedded::EmbeddedStore;
+use control::{Client, Informers, Recorder};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
-pub(crate) use options::Options;
+pub(crate) use node_options::NodeOptions;
+pub(crate) use options::{Options, duration};
 
-use crate::data_dir::{DATASTORE, DataDir, create_private};
-use crate::pki::{self, Leaf, Pki, Purpose};
-use crate::{kubeconfig, preflight};
+use components::Node;
+use control_plane::ControlPlane;
+use renewal::Renewals;
+use settings::Settings;
+
+use crate::agent;
+use crate::data_dir::{DataDir, create_private};
+use crate::pki::{Pki, Purpose};
+use crate::preflight;
 
 /// Components that have not ended by then are left behind: a stop that hangs is worse than one that is cut short.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,23 +49,57 @@ const WORKERS_MAX: usize = 4;
 /// idle process would hold it for ever.
 const START_SETTLES: Duration = Duration::from_secs(5);
 
-/// What all components are made from.
-struct Ground {
-    data: DataDir,
-    options: Options,
-    node_name: String,
-    node_ip: Ipv4Addr,
-    clock: SharedClock,
-    random: Random,
-    pki: Pki,
-    net: Arc<dyn linux::net::Net>,
-    api_server: Arc<apiserver::Server>,
-    tasks: Tasks,
-    stop: Stop,
-    running: running::Running,
+/// The name that the API server shows to kubelets, and that kubelets let in.
+pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+
+/// What all components are made from, on every node.
+pub(crate) struct Base {
+    pub(crate) data: DataDir,
+    pub(crate) settings: Settings,
+    pub(crate) node_name: String,
+    pub(crate) node_ip: Ipv4Addr,
+    pub(crate) node: NodeOptions,
+    pub(crate) clock: SharedClock,
+    pub(crate) random: Random,
+    pub(crate) net: Arc<dyn linux::net::Net>,
+    pub(crate) tasks: Tasks,
+    pub(crate) stop: Stop,
 }
 
-/// Runs a cluster until it is told to stop. `on_ready` is called once, with the node's name, when the node is ready.
+impl Base {
+    pub(crate) async fn new(data: &DataDir, node: &NodeOptions, settings: Settings) -> Result<Self> {
+        let net: Arc<dyn linux::net::Net> =
+            Arc::new(linux::net::Kernel::new().context("cannot reach the kernel's network")?);
+        network::ensure_loopback_up(net.as_ref()).await.context("cannot bring the loopback up")?;
+        let (node_name, node_ip) = (node.name()?, node_ip(net.as_ref(), node, &settings).await?);
+        for name in ["runtime", "kubelet", "logs", "volumes", "network"] {
+            create_private(&data.path(name))?;
+        }
+        Ok(Self {
+            data: data.clone(),
+            settings,
+            node_name,
+            node_ip,
+            node: node.clone(),
+            clock: Arc::new(SystemClock),
+            random: Random::from_os(),
+            net,
+            tasks: Tasks::new("timonier"),
+            stop: Stop::new(),
+        })
+    }
+
+    /// Caches under one identity, until `stop`.
+    fn informers(&self, client: &Client, stop: &Stop) -> Informers {
+        Informers::new(client.clone(), self.tasks.clone(), stop.clone())
+    }
+
+    fn recorder(&self, client: &Client, stop: &Stop, component: &str) -> Recorder {
+        Recorder::new(client.clone(), &self.tasks, stop.clone(), self.clock.clone(), component, &self.node_name)
+    }
+}
+
+/// Runs a server until it is told to stop. `on_ready` is called once, with the node's name, when the node is ready.
 pub(crate) fn run(
     data: &DataDir,
     options: &Options,
@@ -63,35 +109,76 @@ pub(crate) fn run(
     preflight::check_disk(data.root())?;
     preflight::raise_file_limit()?;
     let _lock = data.lock()?;
+    if let Some(state) = agent::State::read(data)? {
+        bail!(
+            "{} is a node of the cluster of {}: start it with `timonier agent`, or make it forget with `timonier reset --yes`",
+            data.root().display(),
+            state.servers.join(", ")
+        );
+    }
     let api_listener = preflight::listen(options.api_port, "--api-port")?;
-    let kubelet_listener = preflight::listen(options.kubelet_port, "--kubelet-port")?;
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, WORKERS_MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    runtime.block_on(async {
-        let listeners = (TcpListener::from_std(api_listener)?, kubelet_listener);
-        run_async(data, options, listeners, on_ready).await
+    let listener = preflight::listen(options.node.kubelet_port, "--kubelet-port")?;
+    runtime()?.block_on(async {
+        let mut told = Told::new()?;
+        let base = Arc::new(Base::new(data, &options.node, options.settings()).await?);
+        let pki = Arc::new(Pki::open(data.path("pki"), base.clock.clone())?);
+        let mut renewals = Renewals::default();
+        let plane = ControlPlane::open(base.clone(), options, pki.clone(), &mut renewals).await?;
+        let names = Purpose::Server {
+            names: vec![base.node_name.clone(), "localhost".to_owned()],
+            addresses: vec![IpAddr::V4(base.node_ip)],
+        };
+        let serving = renewals.leaf(&pki, "kubelet", names)?;
+        let (transport, ca_pem) = (plane.node_transport(), pki.ca_pem().to_owned());
+        plane.start(TcpListener::from_std(api_listener)?)?;
+        base.tasks.spawn("certificates", renewals.run(pki, base.stop.child()));
+        let node = Node { base: base.clone(), transport, serving, ca_pem, listener };
+        let ready = components::start(node).await?;
+        run_until_told(&base, ready, &mut told, on_ready).await
     })
 }
 
-async fn run_async(
-    data: &DataDir,
-    options: &Options,
-    (api_listener, kubelet_listener): (TcpListener, std::net::TcpListener),
+/// The threads that all components share.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, WORKERS_MAX);
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?)
+}
+
+/// The signals that end a process in order. From when it is made they do nothing else.
+pub(crate) struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Told {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    pub(crate) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Waits until the node is ready, then until the process is told to stop, and ends everything in order.
+pub(crate) async fn run_until_told(
+    base: &Base,
+    ready: oneshot::Receiver<String>,
+    told: &mut Told,
     on_ready: impl FnOnce(&str) -> Result<()> + Send + 'static,
 ) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let ground = prepare(data, options).await?;
-    let (tasks, stop) = (ground.tasks.clone(), ground.stop.clone());
-
-    let (server, serving) = (ground.api_server.clone(), stop.child());
-    tasks.spawn("api server listener", async move { server.serve(api_listener, serving).await });
-    let ready = components::start(ground, kubelet_listener).await?;
-    tokio::select! {
-        node = ready => on_ready(&node.context("the node's watcher ended early")?)?,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let (tasks, stop) = (base.tasks.clone(), base.stop.clone());
+    let came_up = tokio::select! {
+        node = ready => {
+            on_ready(&node.context("the node's watcher ended early")?)?;
+            true
+        }
+        () = told.wait() => false,
+    };
     let started = stop.child();
     tasks.spawn("release of the start's code", async move {
         if started.or_stopped(tokio::time::sleep(START_SETTLES)).await.is_some()
@@ -100,11 +187,8 @@ async fn run_async(
             tracing::debug!(%error, "the start's code stays in memory");
         }
     });
-    if !stop.is_stopped() {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+    if came_up {
+        told.wait().await;
     }
     tracing::info!("stopping; pods go on");
     stop.stop();
@@ -114,86 +198,18 @@ async fn run_async(
     Ok(())
 }
 
-/// Everything that comes before the first component, in the order of what can fail.
-async fn prepare(data: &DataDir, options: &Options) -> Result<Ground> {
-    let clock: SharedClock = Arc::new(SystemClock);
-    let net: Arc<dyn linux::net::Net> =
-        Arc::new(linux::net::Kernel::new().context("cannot reach the kernel's network")?);
-    network::ensure_loopback_up(net.as_ref()).await.context("cannot bring the loopback up")?;
-    let node_name = options.node_name()?;
-    let node_ip = node_ip(net.as_ref(), options).await?;
-    let pki = Pki::open(data.path("pki"), clock.clone())?;
-    let store = EmbeddedStore::open(data.path(DATASTORE), store::embedded::Options::default())
-        .context("cannot open the datastore")?;
-    let (tasks, stop, random) = (Tasks::new("timonier"), Stop::new(), Random::from_os());
-
-    let running = running::Running::default();
-    let server_leaf = pki.leaf("apiserver", &server_purpose(options, &node_name, node_ip))?;
-    let config = apiserver::Config {
-        store: Arc::new(store),
-        clock: clock.clone(),
-        random: random.clone(),
-        tls: pki::server_tls(&server_leaf, pki.ca_pem(), &["h2", "http/1.1"])?,
-        ca_pem: pki.ca_pem().to_owned().into(),
-        service_account_key_pem: pki.service_account_key()?.into(),
-        issuer: format!("https://kubernetes.default.svc.{}", options.cluster_domain),
-        service_cidr: options.service_cidr.into(),
-        node_port_range: (30_000, 32_767),
-        advertise: SocketAddr::from((node_ip, options.api_port)),
-        kubelet_client: pki::client_tls(&pki.leaf("kubelet-client", &kubelet_client())?, pki.ca_pem())?,
-        version: version(),
-        static_tokens: options.static_tokens()?,
-        audit: Some(options.audit(data)?),
-        encryption: Arc::new(encryption::keys(data)?),
-        limits: apiserver::Limits::default(),
-        metrics: scheduler::metrics::METRICS.to_vec(),
-        components: vec![running.controllers.component("controller-manager"), running.scheduler.component("scheduler")],
-    };
-    let api_server =
-        apiserver::Server::start(config, tasks.clone(), stop.child()).await.context("cannot start the API server")?;
-    write_kubeconfig(data, options, &pki)?;
-    let (data, options) = (data.clone(), options.clone());
-    for name in ["runtime", "kubelet", "logs", "volumes", "network"] {
-        create_private(&data.path(name))?;
-    }
-    Ok(Ground { data, options, node_name, node_ip, clock, random, pki, net, api_server, tasks, stop, running })
-}
-
-/// The name that the API server shows to kubelets, and that kubelets let in.
-pub(super) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
-
-fn kubelet_client() -> Purpose {
-    Purpose::Client { user: KUBELET_CLIENT.to_owned(), groups: vec![] }
-}
-
-fn server_purpose(options: &Options, node_name: &str, node_ip: Ipv4Addr) -> Purpose {
-    let domain = &options.cluster_domain;
-    let mut names: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
-    names.push(format!("kubernetes.default.svc.{domain}"));
-    names.push(node_name.to_owned());
-    let addresses = [Ipv4Addr::LOCALHOST, node_ip, options.kubernetes_service_ip()];
-    Purpose::Server { names, addresses: addresses.map(IpAddr::V4).into() }
-}
-
-fn write_kubeconfig(data: &DataDir, options: &Options, pki: &Pki) -> Result<()> {
-    let admin = Purpose::Client { user: "timonier-admin".to_owned(), groups: vec!["system:masters".to_owned()] };
-    let Leaf { certificate, key } = pki.leaf("admin", &admin)?;
-    kubeconfig::write(data, &format!("https://127.0.0.1:{}", options.api_port), pki.ca_pem(), &certificate, &key)
-}
-
 /// The address that pods and other machines reach this node under. A machine without any has its pods' gateway.
-async fn node_ip(net: &dyn linux::net::Net, options: &Options) -> Result<Ipv4Addr> {
-    if let Some(address) = options.node_ip {
+async fn node_ip(net: &dyn linux::net::Net, node: &NodeOptions, settings: &Settings) -> Result<Ipv4Addr> {
+    if let Some(address) = node.node_ip {
         return Ok(address);
     }
     match network::node_address(net).await.context("cannot look at the machine's addresses")? {
         Some(IpAddr::V4(address)) => Ok(address),
-        _ => Ok(options.first_gateway()),
+        _ => Ok(settings.first_gateway()),
     }
 }
 
-fn version() -> apiserver::Version {
+pub(crate) fn version() -> apiserver::Version {
     apiserver::Version {
         git_version: format!("v1.36.2+timonier{}", env!("CARGO_PKG_VERSION")),
         git_commit: String::new(),

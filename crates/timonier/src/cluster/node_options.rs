@@ -1,8 +1,11 @@
 //! What a node can be told at its start, in the words of upstream's kubelet.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use anyhow::{Context, Result};
 use clap::Args;
+use ipnet::Ipv4Net;
 use kubelet::Settings;
 use kubelet::settings::{Reserved, Threshold};
 use machinery::quantity::Quantity;
@@ -13,6 +16,22 @@ use crate::data_dir::DataDir;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Node")]
 pub(crate) struct NodeOptions {
+    /// The port of the node server, where the API server fetches logs and runs commands.
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub(crate) kubelet_port: u16,
+    /// This node's name [default: the machine's host name].
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// The address that pods and other machines reach this node under [default: the default route's].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) node_ip: Option<Ipv4Addr>,
+    /// On which of the node's addresses node ports are, as ranges [default: all].
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(super) nodeport_addresses: Vec<Ipv4Net>,
+    /// Mirrors, certificates and credentials of image registries, as k3s' registries.yaml [default: registries.yaml in the
+    /// data directory, where it is there].
+    #[arg(long, value_name = "FILE")]
+    registries_config: Option<PathBuf>,
     /// Pods that run here at most.
     #[arg(long, value_name = "NUMBER", default_value_t = 110)]
     max_pods: u16,
@@ -49,6 +68,43 @@ pub(crate) struct NodeOptions {
 }
 
 impl NodeOptions {
+    /// The node's name: given, or the machine's host name in lower case.
+    pub(crate) fn name(&self) -> Result<String> {
+        let name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname().context("cannot read the host name")?.to_string_lossy().to_lowercase(),
+        };
+        match machinery::names::dns1123_subdomain(&name).into_iter().next() {
+            None => Ok(name),
+            Some(why) => anyhow::bail!("the node name {name:?} cannot be used: {why}; choose another with --node-name"),
+        }
+    }
+
+    /// Where images come from: the file, and the proxies that the environment names.
+    pub(super) fn registries(&self, data: &DataDir) -> Result<runtime::registry::Config> {
+        let default = data.path("registries.yaml");
+        let path = self.registries_config.as_ref().unwrap_or(&default);
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.registries_config.is_none() => {
+                String::new()
+            }
+            read => read.with_context(|| format!("cannot read the registries' configuration {}", path.display()))?,
+        };
+        let unusable = || format!("cannot use the registries' configuration {}", path.display());
+        let mut config = match text.trim().is_empty() {
+            true => runtime::registry::Config::default(),
+            false => serde_saphyr::from_str(&text).with_context(unusable)?,
+        };
+        config.check().with_context(unusable)?;
+        let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
+        config.proxies = runtime::registry::Proxies {
+            http: variable(["http_proxy", "HTTP_PROXY"]),
+            https: variable(["https_proxy", "HTTPS_PROXY"]),
+            none: variable(["no_proxy", "NO_PROXY"]).unwrap_or_default(),
+        };
+        Ok(config)
+    }
+
     pub(super) fn settings(&self, data: &DataDir) -> Settings {
         let defaults = Settings::default();
         let both = |of: fn(&Reserved) -> i64| of(&self.kube_reserved).saturating_add(of(&self.system_reserved));
@@ -74,11 +130,11 @@ impl NodeOptions {
     }
 }
 
-fn quantity(text: &str) -> Result<Quantity, String> {
+fn quantity(text: &str) -> std::result::Result<Quantity, String> {
     Quantity::parse(text).map_err(|error| format!("{text:?} is no quantity: {}", base::chain(&error)))
 }
 
-fn bytes(text: &str) -> Result<i64, String> {
+fn bytes(text: &str) -> std::result::Result<i64, String> {
     let bytes = i64::try_from(quantity(text)?.value()).unwrap_or(i64::MAX);
     if bytes > 0 { Ok(bytes) } else { Err(format!("{text:?} is nothing")) }
 }

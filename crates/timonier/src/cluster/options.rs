@@ -1,7 +1,7 @@
 //! What a cluster can be told at its start. The defaults are a working cluster.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::audit::{AuditConfig, Policy};
@@ -10,39 +10,40 @@ use clap::Args;
 use ipnet::Ipv4Net;
 
 use super::node_options::NodeOptions;
+use super::settings::{PodNetwork, Settings};
 use crate::data_dir::DataDir;
 
-/// Flags of `timonier up`.
+/// Flags of `timonier up` and `timonier server`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// The port of the API server.
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     pub(crate) api_port: u16,
-    /// The port of the node server, where the API server fetches logs and runs commands.
-    #[arg(long, value_name = "PORT", default_value_t = 10250)]
-    pub(crate) kubelet_port: u16,
-    /// This node's name [default: the machine's host name].
-    #[arg(long, value_name = "NAME")]
-    node_name: Option<String>,
-    /// The address that pods and other machines reach this node under [default: the default route's].
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) node_ip: Option<Ipv4Addr>,
+    /// Another name or address that the API server is reached under; may be given several times.
+    #[arg(long = "tls-san", value_name = "NAME")]
+    pub(crate) tls_sans: Vec<String>,
     /// Where pods' addresses come from.
     #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
-    pub(crate) cluster_cidr: Ipv4Net,
+    cluster_cidr: Ipv4Net,
     /// Where services' addresses come from.
     #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
-    pub(crate) service_cidr: Ipv4Net,
+    service_cidr: Ipv4Net,
     /// Where addresses of Services of type LoadBalancer come from: `nodes` (their own), a range that is routed to the nodes, or
     /// `none`, where something else gives them.
     #[arg(long, value_name = "CIDR", default_value = "nodes")]
     load_balancer_pool: controllers::service_lb::Addresses,
-    /// On which of the node's addresses node ports are, as ranges [default: all].
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub(crate) nodeport_addresses: Vec<Ipv4Net>,
     /// The domain that services' names end with.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    pub(crate) cluster_domain: String,
+    cluster_domain: String,
+    /// How packets get to the pods of other nodes.
+    #[arg(long, value_enum, default_value_t = PodNetwork::Vxlan)]
+    pod_network: PodNetwork,
+    /// How long a node may be without a life sign until its state is unknown.
+    #[arg(long, value_name = "DURATION", default_value = "50s", value_parser = duration)]
+    pub(crate) node_monitor_grace_period: Duration,
+    /// How long the certificates last that nodes and others ask for.
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration)]
+    pub(crate) cluster_signing_duration: Duration,
     /// Lets in who shows a bearer token of this file: a line is `token,user,uid,"group,group"`.
     #[arg(long, value_name = "FILE")]
     token_auth_file: Option<PathBuf>,
@@ -50,27 +51,21 @@ pub(crate) struct Options {
     /// pods, reads of secrets].
     #[arg(long, value_name = "FILE")]
     audit_policy_file: Option<PathBuf>,
-    /// Mirrors, certificates and credentials of image registries, as k3s' registries.yaml [default: registries.yaml in the
-    /// data directory, where it is there].
-    #[arg(long, value_name = "FILE")]
-    registries_config: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) node: NodeOptions,
+    pub(crate) node: NodeOptions,
 }
 
 /// How many of the cluster's addresses each node gets.
 pub(super) const NODE_PREFIX: u8 = 24;
 
 impl Options {
-    /// The node's name: given, or the machine's host name in lower case.
-    pub(super) fn node_name(&self) -> Result<String> {
-        let name = match &self.node_name {
-            Some(name) => name.clone(),
-            None => nix::unistd::gethostname().context("cannot read the host name")?.to_string_lossy().to_lowercase(),
-        };
-        match machinery::names::dns1123_subdomain(&name).into_iter().next() {
-            None => Ok(name),
-            Some(why) => anyhow::bail!("the node name {name:?} cannot be used: {why}; choose another with --node-name"),
+    /// What all nodes must know.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cidr,
+            cluster_domain: self.cluster_domain.clone(),
+            pod_network: self.pod_network,
         }
     }
 
@@ -95,53 +90,19 @@ impl Options {
         StaticTokens::parse(&text).with_context(|| format!("cannot use the token file {}", path.display()))
     }
 
-    /// Where images come from: the file, and the proxies that the environment names.
-    pub(super) fn registries(&self, data: &DataDir) -> Result<runtime::registry::Config> {
-        let default = data.path("registries.yaml");
-        let path = self.registries_config.as_ref().unwrap_or(&default);
-        let text = match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.registries_config.is_none() => {
-                String::new()
-            }
-            read => read.with_context(|| format!("cannot read the registries' configuration {}", path.display()))?,
-        };
-        let unusable = || format!("cannot use the registries' configuration {}", path.display());
-        let mut config = match text.trim().is_empty() {
-            true => runtime::registry::Config::default(),
-            false => serde_saphyr::from_str(&text).with_context(unusable)?,
-        };
-        config.check().with_context(unusable)?;
-        let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
-        config.proxies = runtime::registry::Proxies {
-            http: variable(["http_proxy", "HTTP_PROXY"]),
-            https: variable(["https_proxy", "HTTPS_PROXY"]),
-            none: variable(["no_proxy", "NO_PROXY"]).unwrap_or_default(),
-        };
-        Ok(config)
-    }
-
     /// What Services of type LoadBalancer get, and what they may not have.
     pub(super) fn load_balancers(&self) -> controllers::service_lb::LoadBalancers {
-        let reserved_ports = [self.api_port, self.kubelet_port].into();
+        let reserved_ports = [self.api_port, self.node.kubelet_port].into();
         controllers::service_lb::LoadBalancers { addresses: self.load_balancer_pool, reserved_ports }
-    }
-
-    /// The address of the Service `kubernetes`: the first of its range.
-    pub(super) fn kubernetes_service_ip(&self) -> Ipv4Addr {
-        nth(self.service_cidr, 1)
-    }
-
-    /// The address of the cluster's DNS.
-    pub(super) fn dns_ip(&self) -> Ipv4Addr {
-        nth(self.service_cidr, 10)
-    }
-
-    /// The gateway of the first node's pods.
-    pub(super) fn first_gateway(&self) -> Ipv4Addr {
-        nth(self.cluster_cidr, 1)
     }
 }
 
-fn nth(net: Ipv4Net, number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(net.network().to_bits() + number)
+/// Such as `50s`, `5m` or `1h30m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "expected a duration such as 50s, 5m or 1h30m".to_owned())?;
+    Duration::try_from(parsed)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "must be more than nothing".to_owned())
 }

@@ -5,20 +5,19 @@
 use std::sync::Arc;
 
 use api::resources::STORAGE_CLASSES;
-use apiserver::authentication::UserInfo;
 use control::ClientError;
 use controllers::local_volume_provisioner::PROVISIONER;
 use serde_json::json;
 
-use super::Ground;
+use super::control_plane::ControlPlane;
 
 /// Makes the class, at each start.
-pub(super) fn make(ground: &Arc<Ground>) {
-    let shared = ground.clone();
-    ground.tasks.supervise("storage class", ground.stop.clone(), move |stop| {
-        let ground = shared.clone();
+pub(super) fn make(plane: &Arc<ControlPlane>) {
+    let shared = plane.clone();
+    plane.base.tasks.supervise("storage class", plane.base.stop.clone(), move |stop| {
+        let plane = shared.clone();
         async move {
-            let client = ground.client(UserInfo::new("system:apiserver", &["system:masters"]), "timonier/up");
+            let client = plane.own_client();
             let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
                 "metadata": {"name": "local",
                     "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},

@@ -1,13 +1,17 @@
 //! The command line: one file a verb, one line in the list.
 
+mod agent;
 mod datastore;
 mod down;
 mod encryption;
 mod image;
 mod kubeconfig;
+mod process;
 mod reset;
 mod scheduler;
+mod server;
 mod status;
+mod token;
 mod up;
 
 use std::io::Write;
@@ -30,6 +34,12 @@ pub(crate) struct Cli {
 enum Command {
     /// Start a cluster on this machine.
     Up(up::Up),
+    /// Start a cluster's server on this machine, in the foreground.
+    Server(server::Server),
+    /// Make this machine a node of a cluster whose server is elsewhere.
+    Agent(agent::Agent),
+    /// Make, list and delete what machines join with.
+    Token(token::Token),
     /// Stop the cluster's process. Running pods go on, and the next `up` finds them.
     Down(down::Down),
     /// Show whether the cluster runs, and what runs in it.
@@ -66,6 +76,9 @@ impl DataDirArg {
 pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up(up) => up.run(),
+        Command::Server(server) => server.run(),
+        Command::Agent(agent) => agent.run(),
+        Command::Token(token) => token.run(),
         Command::Down(down) => down.run(),
         Command::Status(status) => status.run(),
         Command::Kubeconfig(kubeconfig) => kubeconfig.run(),

@@ -31,6 +31,7 @@ impl Reset {
             say(format_args!("nothing to remove in {}", data.root().display()));
             return Ok(());
         }
+        let member = crate::agent::State::read(&data).ok().flatten();
         down::stop_process(&data)?;
         // Held to the end, so that nothing starts in what is being removed.
         let lock = data.lock()?;
@@ -45,6 +46,9 @@ impl Reset {
         // Files that we did not make stay, and so does a folder that holds some.
         let _ = std::fs::remove_dir(data.root());
         say(format_args!("removed everything in {}", data.root().display()));
+        if let Some(member) = member {
+            say(format_args!("The cluster still lists the node: `kubectl delete node {}`", member.node_name));
+        }
         Ok(())
     }
 }

@@ -113,7 +113,8 @@ fn every_other_change() {
     }
     // kubectl tells by the revision, which the controller's own writes move until the deployment is at rest.
     let unchanged = |answer: &str| answer.ends_with(" patched (no change)\n");
-    machine.kubectl_until("patch deploy web --subresource=scale --type=merge -p {\"spec\":{\"replicas\":0}}", unchanged);
+    machine
+        .kubectl_until("patch deploy web --subresource=scale --type=merge -p {\"spec\":{\"replicas\":0}}", unchanged);
     machine.kubectl_until("patch deploy web --type=merge -p {}", unchanged);
     let dry = machine.kubectl("delete deploy web --dry-run=server");
     assert!(dry.starts_with("deployment.apps \"web\" deleted") && dry.ends_with("(server dry run)\n"), "{dry}");

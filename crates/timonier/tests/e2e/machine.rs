@@ -31,6 +31,19 @@ impl Machine {
         machine
     }
 
+    /// One of several on a switch, with the address `192.0.2.(10 + number)`.
+    #[allow(dead_code, reason = "not all programs that share this file have several machines")]
+    pub(crate) fn on(switch: &Switch, number: u32) -> Self {
+        let machine = Self::with_loopback_only();
+        let port = format!("port{number}");
+        machine.ip(&format!("link add name uplink type veth peer name {port} netns {}", switch.namespace));
+        switch.ip(&format!("link set {port} master switch up"));
+        machine.ip(&format!("addr add 192.0.2.{}/24 dev uplink", 10 + number));
+        machine.ip("link set uplink up");
+        machine.ip("route add default via 192.0.2.1 dev uplink");
+        machine
+    }
+
     /// With nothing but a loopback that is down.
     pub(crate) fn with_loopback_only() -> Self {
         let namespace = format!("timonier-e2e-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
@@ -38,7 +51,8 @@ impl Machine {
         Self { namespace, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn ip(&self, args: &str) {
+    /// `ip ARGS` in the machine's network.
+    pub(crate) fn ip(&self, args: &str) {
         run(Command::new("ip").args(["-n", &self.namespace]).args(args.split(' ')));
     }
 
@@ -224,6 +238,39 @@ impl Machine {
             Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", "*timonier*"]).output().unwrap();
         traces.extend(text(&cgroups.stdout).lines().map(|line| format!("cgroup {line}")));
         traces
+    }
+}
+
+/// What joins machines: a bridge in a network namespace of its own. Dropping it removes it.
+#[allow(dead_code, reason = "not all programs that share this file have several machines")]
+pub(crate) struct Switch {
+    namespace: String,
+}
+
+#[allow(dead_code, reason = "not all programs that share this file have several machines")]
+impl Switch {
+    pub(crate) fn new() -> Self {
+        let namespace = format!("timonier-switch-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
+        run(Command::new("ip").args(["netns", "add", &namespace]));
+        let switch = Self { namespace };
+        switch.ip("link add name switch type bridge");
+        switch.ip("link set switch up");
+        switch
+    }
+
+    fn ip(&self, args: &str) {
+        run(Command::new("ip").args(["-n", &self.namespace]).args(args.split(' ')));
+    }
+
+    /// Pulls or puts in the cable of a machine.
+    pub(crate) fn cable(&self, number: u32, state: &str) {
+        self.ip(&format!("link set port{number} {state}"));
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).status();
     }
 }
 

@@ -18,6 +18,7 @@ mod errors;
 mod kubectl;
 mod kubectls;
 mod network;
+mod nodes;
 mod operations;
 mod policy;
 mod proxy;

@@ -13,8 +13,7 @@ struct Proxy(Child);
 impl Proxy {
     /// Starts one, and says where it serves.
     fn start(machine: &Machine, args: &[&str]) -> (Self, String) {
-        let mut child =
-            machine.command("kubectl").arg("proxy").args(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = machine.command("kubectl").arg("proxy").args(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let place = line.trim().strip_prefix("Starting to serve on ").expect("it says where it serves").to_owned();
