@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::policy::Compiled;
 
-use super::policies::authority::{Asked, request_resource};
+use super::policies::authority::{of_writer, request_resource};
 use super::policies::params::Params;
 use super::policies::scope::{Given, Scope};
 use super::policies::{self, Binding, Hook, Source, matching};
@@ -112,7 +112,7 @@ impl MutatingAdmissionPolicy {
         binding: &Binding,
         params: &Value,
     ) -> Vec<String> {
-        let (authority, asked) = (Asked::new(&self.authorization, attempt), request_resource(attempt));
+        let (authority, asked) = (of_writer(&self.authorization, attempt), request_resource(attempt));
         let request = matching::request(attempt);
         let write =
             Write { old: attempt.old, request: &request, namespace, params, authority: &authority, asked: &asked };

@@ -10,15 +10,14 @@ use crate::authentication::UserInfo;
 use crate::authorization::{Attributes, Authorization, Decision};
 
 /// Answers for one user.
-pub(in crate::admission) struct Asked {
+struct Asked {
     authorization: Arc<Authorization>,
     user: UserInfo,
 }
 
-impl Asked {
-    pub(in crate::admission) fn new(authorization: &Arc<Authorization>, attempt: &Attempt<'_>) -> Arc<dyn Authority> {
-        Arc::new(Self { authorization: authorization.clone(), user: attempt.context.user.clone() })
-    }
+/// Answers for who writes.
+pub(in crate::admission) fn of_writer(authorization: &Arc<Authorization>, attempt: &Attempt<'_>) -> Arc<dyn Authority> {
+    Arc::new(Asked { authorization: authorization.clone(), user: attempt.context.user.clone() })
 }
 
 /// The question about what a write is about, but for its verb.

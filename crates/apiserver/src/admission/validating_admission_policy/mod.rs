@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 pub(crate) use self::policy::Compiled;
 
 use self::evaluate::{Action, Outcome};
-use super::policies::authority::{Asked, request_resource};
+use super::policies::authority::{of_writer, request_resource};
 use super::policies::params::Params;
 use super::policies::scope::Given;
 use super::policies::{self, Binding, Hook, Source, matching};
@@ -70,7 +70,7 @@ impl Plugin for ValidatingAdmissionPolicy {
 impl ValidatingAdmissionPolicy {
     async fn judge(&self, attempt: &Attempt<'_>, object: &Value, hooks: &[Hook<Compiled>]) -> Result<(), ApiError> {
         let namespace = policies::namespace(&self.params.caches, attempt).await?;
-        let (authority, asked) = (Asked::new(&self.authorization, attempt), request_resource(attempt));
+        let (authority, asked) = (of_writer(&self.authorization, attempt), request_resource(attempt));
         let request = matching::request(attempt);
         let mut denials = Denials { attempt, first: None };
         for (policy, bindings) in hooks {
