@@ -285,6 +285,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers write the data in place")]
     fn pod(volumes: Value) -> Object {
         let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"volumes": volumes}});
         Object::parse(resources::PODS, Bytes::from(pod.to_string())).expect("a pod")

@@ -85,6 +85,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers write the data in place")]
     fn volume(name: &str, over: Value) -> Value {
         let mut volume = json!({"metadata": {"name": name, "labels": {"disk": name}},
             "spec": {"capacity": {"storage": "10Gi"}, "accessModes": ["ReadWriteOnce"]}, "status": {"phase": "Available"}});
@@ -92,6 +93,7 @@ mod tests {
         volume
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers write the data in place")]
     fn check(over: Value, volumes: &[Value], scheduler_binds: bool, expected: &str) {
         let mut claim = json!({"metadata": {"name": "c", "namespace": "n", "uid": "u"},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Gi"}}}});

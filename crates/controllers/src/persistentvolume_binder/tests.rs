@@ -8,6 +8,7 @@ use crate::fixtures::settings;
 use crate::volume_claims::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, SELECTED_NODE};
 use api::resources;
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write the data in place")]
 fn volume(name: &str, over: Value) -> Value {
     let mut volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
         "spec": {"capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "disk",
@@ -16,6 +17,7 @@ fn volume(name: &str, over: Value) -> Value {
     volume
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write the data in place")]
 fn claim(name: &str, over: Value) -> Value {
     let mut claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {"name": name, "namespace": "n", "uid": format!("uid-{name}")},
