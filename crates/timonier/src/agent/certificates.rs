@@ -242,6 +242,8 @@ fn answer(status: &Value) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
+    use base::{Clock, SystemClock};
+
     use super::*;
 
     #[test]
@@ -273,7 +275,7 @@ mod tests {
             node: node.to_owned(),
             identity: Identity::none(),
         };
-        let now = Timestamp::now();
+        let now = SystemClock.now();
         let own = kept(Kind::Serving(address), "a");
         assert!(!own.load(now).unwrap(), "there is none yet");
         own.take(&leaf(&own.kind)).unwrap();

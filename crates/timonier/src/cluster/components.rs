@@ -181,7 +181,10 @@ fn node_network(ground: &Arc<Ground>, bring: Bring) {
             let own = Own { name: base.node_name.clone(), address: base.node_ip, pod_cidr, mode, mtu };
             let overlay = OverlayConfig { net: base.net.clone(), informers: ground.informers.clone(), own };
             let kept = async { Ok::<_, NetworkError>(pods.keep(stop.clone()).await?) };
-            let joined = async { Ok::<_, NetworkError>(Overlay::new(overlay).run(stop.clone()).await) };
+            let joined = async {
+                Overlay::new(overlay).run(stop.clone()).await;
+                Ok::<_, NetworkError>(())
+            };
             let proxied = async { Ok(proxy(&ground, stop.clone()).await?) };
             let answered = async { Ok(dns(&ground, stop.clone()).await?) };
             tokio::try_join!(kept, joined, guarded, proxied, answered)?;

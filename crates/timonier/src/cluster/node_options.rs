@@ -96,6 +96,7 @@ impl NodeOptions {
             false => serde_saphyr::from_str(&text).with_context(unusable)?,
         };
         config.check().with_context(unusable)?;
+        #[expect(clippy::disallowed_methods, reason = "the environment is read here, in the binary")]
         let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
         config.proxies = runtime::registry::Proxies {
             http: variable(["http_proxy", "HTTP_PROXY"]),
@@ -135,11 +136,11 @@ fn quantity(text: &str) -> std::result::Result<Quantity, String> {
 }
 
 fn bytes(text: &str) -> std::result::Result<i64, String> {
-    let bytes = i64::try_from(quantity(text)?.value()).unwrap_or(i64::MAX);
+    let bytes = quantity(text)?.value();
     if bytes > 0 { Ok(bytes) } else { Err(format!("{text:?} is nothing")) }
 }
 
-fn pairs<'a>(text: &'a str, sign: char) -> impl Iterator<Item = Result<(&'a str, &'a str), String>> {
+fn pairs(text: &str, sign: char) -> impl Iterator<Item = Result<(&str, &str), String>> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts.map(move |part| part.split_once(sign).ok_or_else(|| format!("{part:?} has no {sign:?}")))
 }
@@ -149,9 +150,9 @@ fn reserved(text: &str) -> Result<Reserved, String> {
     for pair in pairs(text, '=') {
         let (name, value) = pair?;
         let value = quantity(value)?;
-        let whole = i64::try_from(value.value()).unwrap_or(i64::MAX);
+        let whole = value.value();
         match name {
-            "cpu" => list.milli_cpu = i64::try_from(value.milli_value()).unwrap_or(i64::MAX),
+            "cpu" => list.milli_cpu = value.milli_value(),
             "memory" => list.memory_bytes = whole,
             "ephemeral-storage" => list.ephemeral_bytes = whole,
             // Upstream takes it too, and it bounds nothing that we could keep.
@@ -171,7 +172,7 @@ fn eviction(text: &str) -> Result<kubelet::settings::Eviction, String> {
                 Ok(percent @ 1..=99) => Threshold::Percent(percent),
                 _ => return Err(format!("{value:?} is no share of a hundred")),
             },
-            None => match i64::try_from(quantity(value)?.value()).unwrap_or(i64::MAX) {
+            None => match quantity(value)?.value() {
                 0 => Threshold::Off,
                 amount => Threshold::Amount(amount),
             },

@@ -53,6 +53,7 @@ impl Agent {
         })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the environment is read here, in the binary")]
     fn token(&self) -> Result<Option<JoinToken>> {
         let text = match (&self.token, &self.token_file) {
             (Some(token), _) => Some(token.clone()),
