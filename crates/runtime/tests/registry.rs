@@ -413,7 +413,8 @@ async fn mirrors_are_asked_first_and_a_broken_one_costs_nothing_but_time() {
     let node = Node::with(config);
     let image = node.pull(&registry.name(":1"), Some(&login("u", "p"))).await.unwrap();
     assert_eq!(image.reference(), registry.name(&format!("@{digest}")));
-    assert!(mirror.paths().contains(&format!("blobs/{}", layers[0])));
+    // The layers come at the same time, and whoever lied is asked for no more: only what it lied about was surely asked.
+    assert!(mirror.paths().contains(&format!("blobs/{}", layers[1])));
     // The mirror is asked anonymously, for the registry that it stands in for.
     assert!(mirror.state().requests.iter().all(|(_, shown, _)| shown.is_empty()));
     let fetched = registry.paths();

@@ -512,7 +512,7 @@ const ROLES: &[(&str, Rules)] = &[
     ("system:kube-scheduler", SCHEDULER),
     // Not upstream's, where each network has its own: what a node's network policies are planned from.
     (
-        "system:network-policies",
+        "timonier:network-policies",
         &[("list watch", "-", "namespaces pods"), ("list watch", "networking.k8s.io", "networkpolicies")],
     ),
     (
@@ -645,7 +645,7 @@ const BINDINGS: &[(&str, &[&str])] = &[
     ("system:basic-user", &["g:system:authenticated"]),
     ("system:public-info-viewer", &["g:system:authenticated", "g:system:unauthenticated"]),
     ("system:node-proxier", &["u:system:kube-proxy"]),
-    ("system:network-policies", &["g:system:nodes"]),
+    ("timonier:network-policies", &["g:system:nodes"]),
     ("system:kube-controller-manager", &["u:system:kube-controller-manager"]),
     ("system:kube-dns", &["s:kube-dns"]),
     ("system:kube-scheduler", &["u:system:kube-scheduler"]),
