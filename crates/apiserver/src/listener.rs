@@ -37,9 +37,9 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Dead clients are noticed after these, and their watches end.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How many bytes of events are put into one write when they come faster than the client takes them: a few TLS records. Larger
-/// pieces go out as they are.
-const WRITE_BYTES: usize = 32 * 1024;
+/// How many bytes of a list, or of events that are ready together, make one write: four full TLS records, less the head of the
+/// answer or of the chunk. Of more the TLS session takes no more at a time, and would make a short record of the rest.
+pub(crate) const WRITE_BYTES: usize = 64 * 1024 - 512;
 
 /// Accepts connections until `stop` and the delay after it, then waits until their requests have ended; those that take
 /// too long are cut off.

@@ -12,7 +12,7 @@ use futures::stream::{BoxStream, SelectAll, select_all};
 
 use super::{Wanted, ensure, wanted};
 use crate::Server;
-use crate::watch_cache::{Filter, Start, WatchEvent};
+use crate::watch_cache::{Filter, Pace, Start, WatchEvent};
 
 /// Watches are opened anew after this, as all watches are.
 const WATCH_LASTS: Duration = Duration::from_secs(3600);
@@ -77,7 +77,7 @@ async fn changes(
             ..Filter::default()
         };
         let from = server.caches.applied();
-        let watching = cache.watch(from, filter, Start::After(from), false, WATCH_LASTS)?;
+        let watching = cache.watch(from, filter, Start::After(from), Pace::AtOnce, false, WATCH_LASTS)?;
         let numbers = watching.map(move |event| match event {
             WatchEvent::Expired(_) => None,
             _ => Some(number),

@@ -27,7 +27,7 @@ use crate::request::negotiate::Form;
 use crate::request::query::Query;
 use crate::request::write::{Changed, modify};
 use crate::server::Served;
-use crate::watch_cache::Observer;
+use crate::watch_cache::{Observer, Pace};
 
 /// How many objects of a deleted definition are deleted at the same time.
 const PARALLEL: usize = 16;
@@ -186,6 +186,6 @@ fn internal_call(server: &Arc<Server>, served: Arc<Served>, verb: &'static str, 
     };
     let user = Arc::new(UserInfo::new("system:apiserver", &[MASTERS]));
     let (query, headers, form) = (Query::default(), HeaderMap::new(), Form::default());
-    let notes = Arc::default();
-    Call { server: server.clone(), served, user, target, verb, query, headers, form, notes }
+    let (pace, notes) = (Pace::AtOnce, Arc::default());
+    Call { server: server.clone(), served, user, target, verb, query, headers, form, pace, notes }
 }

@@ -100,6 +100,7 @@ impl super::Call {
                 .into_iter()
                 .collect(),
             form: super::negotiate::Form::default(),
+            pace: crate::watch_cache::Pace::AtOnce,
             notes: Arc::default(),
         }
     }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use self::options::{Moment, Options, token};
 use super::respond::{self, Answer};
 use super::{Call, selectors};
-use crate::watch_cache::{Filter, ResourceCache, Snapshot};
+use crate::watch_cache::{Filter, ListOf, ResourceCache, Snapshot};
 
 /// Answers `list`.
 pub async fn answer(call: Call) -> Result<Answer, ApiError> {
@@ -25,9 +25,13 @@ pub async fn answer(call: Call) -> Result<Answer, ApiError> {
     let Some(snapshot) = snapshot(&call, &cache, options.moment).await? else {
         return expired(&call, options.after.as_ref());
     };
+    let whole = whole(&cache, &snapshot, &filter, &options);
+    if let Some(kept) = whole.as_ref().and_then(|whole| body::kept(&call, snapshot.revision, whole)) {
+        return Ok(kept);
+    }
     let page = Page::of(&snapshot, &filter, &options);
     drop(snapshot);
-    body::answer(&call, page).await
+    body::answer(&call, page, whole).await
 }
 
 /// The moment that is to be shown; `None` where it is too long ago.
@@ -47,6 +51,13 @@ async fn snapshot(call: &Call, cache: &Arc<ResourceCache>, moment: Moment) -> Re
         }
     }
     Ok(Some(caches.snapshot(cache)))
+}
+
+/// Which list it is, where nothing is left out of it.
+fn whole(cache: &Arc<ResourceCache>, snapshot: &Snapshot, filter: &Filter, options: &Options) -> Option<ListOf> {
+    let Filter { namespace, name: None, field: None, predicate: None } = filter else { return None };
+    let Options { limit: 0, after: None, .. } = options else { return None };
+    Some(ListOf { cache: cache.clone(), namespace: namespace.clone(), changed: snapshot.changed? })
 }
 
 /// What of a snapshot is to be sent.
@@ -74,6 +85,11 @@ impl Page {
         let rest = if counted { matching.count() } else { usize::from(matching.next().is_some()) };
         let next = items.last().filter(|_| rest > 0).map(|last| token(revision.cast_signed(), last.key()));
         Self { revision, items, next, remaining: (rest > 0 && counted).then_some(rest) }
+    }
+
+    /// One without its items, which are known.
+    fn emptied(revision: u64) -> Self {
+        Self { revision, items: Vec::new(), next: None, remaining: None }
     }
 
     fn metadata(&self) -> Value {

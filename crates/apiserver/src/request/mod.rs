@@ -44,7 +44,7 @@ use crate::metrics::{self, Seen};
 use crate::registry::core::component_status;
 use crate::registry::{Context, DEPRECATED};
 use crate::server::Served;
-use crate::watch_cache::ResourceCache;
+use crate::watch_cache::{Pace, ResourceCache};
 use crate::{Server, discovery, flow, health, kubelet_proxy, openapi, resource_metrics};
 
 /// Where a request comes from.
@@ -54,6 +54,15 @@ pub enum Origin {
     Component(Arc<UserInfo>),
     /// A connection, with the client's certificate, where it has one, and its address.
     Connection(Option<Arc<ClientCertificate>>, Option<IpAddr>),
+}
+
+impl Origin {
+    fn pace(&self) -> Pace {
+        match self {
+            Self::Component(_) => Pace::AtOnce,
+            Self::Connection(_) => Pace::InTurns,
+        }
+    }
 }
 
 /// A request on its way.
@@ -84,6 +93,8 @@ pub struct Call {
     pub headers: HeaderMap,
     /// In which form the answer is wanted.
     pub form: Form,
+    /// When a watch is told of a change.
+    pub pace: Pace,
     /// What is to be said beside the answer.
     pub notes: Arc<Notes>,
 }
@@ -195,7 +206,8 @@ fn call(
     notes: &Arc<Notes>,
 ) -> Call {
     let headers = std::mem::take(&mut request.parts.headers);
-    Call { server: server.clone(), served, user, target, verb, query, headers, form, notes: notes.clone() }
+    let pace = request.origin.pace();
+    Call { server: server.clone(), served, user, target, verb, query, headers, form, pace, notes: notes.clone() }
 }
 
 async fn resource_verb(call: Call, body: RequestBody) -> Result<Answer, ApiError> {

@@ -41,7 +41,7 @@ pub async fn answer(call: Call) -> Result<Answer, ApiError> {
         _ => LASTS_SECONDS + call.server.config.random.below(LASTS_SECONDS as usize) as u64,
     };
     let lasting = Duration::from_secs(lasting);
-    let begin = |filter| cache.watch(call.server.caches.applied(), filter, start, bookmarks, lasting);
+    let begin = |filter| cache.watch(call.server.caches.applied(), filter, start, call.pace, bookmarks, lasting);
     let watching = match begin(filter.clone()) {
         // What the cache has no more, or never had, the store may have.
         Err(expired) if call.server.caches.recall(&cache, expired.asked).await? => begin(filter),

@@ -15,6 +15,7 @@ mod kinds;
 mod listener;
 mod operations;
 mod policies;
+mod shared;
 mod stale;
 mod watches;
 mod wire;

@@ -8,10 +8,12 @@
 mod change;
 mod frame;
 mod history;
+mod kept;
 #[cfg(test)]
 mod model;
 mod recall;
 mod resource_cache;
+mod turns;
 mod watchers;
 mod watching;
 
@@ -27,12 +29,14 @@ use bytes::Bytes;
 use futures::StreamExt;
 use store::{Batch, Range, Revision, Store, StoreError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use change::{Change, EventKind, Protobuf};
 pub use frame::{frame, object_in_frame, restamp};
 pub use history::Expired;
+pub use kept::{Joined, Keeping, KeptLists, ListOf};
 pub use resource_cache::{Entry, Observer, ResourceCache, Snapshot};
-pub use watchers::{Filter, Predicate};
+pub use watchers::{Filter, Pace, Predicate};
 pub use watching::{Start, WatchEvent, Watching};
 
 /// How often watchers that allow bookmarks learn how far they are, and histories are trimmed. Without it the position of a
@@ -48,6 +52,7 @@ pub struct Caches {
     /// By `<group>/<plural>`, the part of the storage key between the root and the namespace.
     by_prefix: RwLock<HashMap<Box<str>, Arc<ResourceCache>>>,
     progress: Progress,
+    kept: Arc<KeptLists>,
 }
 
 impl Caches {
@@ -55,7 +60,7 @@ impl Caches {
     pub async fn start(store: Arc<dyn Store>, tasks: &Tasks, stop: Stop) -> Result<Arc<Self>, StoreError> {
         let from = store.committed();
         let progress = Progress::new(from.0);
-        let caches = Arc::new(Self { store, by_prefix: RwLock::default(), progress });
+        let caches = Arc::new(Self { store, by_prefix: RwLock::default(), progress, kept: Arc::default() });
         let watch = caches.watch_store(from).await?;
         let dispatcher = caches.clone();
         tasks.spawn("watch cache dispatcher", async move {
@@ -142,6 +147,11 @@ impl Caches {
         counts
     }
 
+    /// The lists that are asked for again.
+    pub fn kept_lists(&self) -> &Arc<KeptLists> {
+        &self.kept
+    }
+
     /// The revision up to which every loaded cache is complete.
     pub fn applied(&self) -> u64 {
         self.progress.applied()
@@ -174,23 +184,25 @@ impl Caches {
     }
 
     async fn dispatch(&self, mut watch: store::Watch, stop: Stop) {
-        let mut bookmarks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        let mut resting = Resting::default();
         loop {
             let next = tokio::select! {
                 () = stop.stopped() => return,
                 _ = bookmarks.tick() => { self.bookmark(); continue }
+                () = resting.over() => { resting.take_turns(); continue }
                 next = watch.next() => next,
             };
             let error = match next {
                 Some(Ok(batch)) => {
-                    self.apply(batch);
+                    self.apply(batch, &mut resting);
                     continue;
                 }
                 Some(Err(error)) => error,
                 None => StoreError::Stopped("the watch ended".to_owned()),
             };
             tracing::warn!(error = base::chain(&error), "the watch over the datastore was cut off");
-            match stop.or_stopped(self.watch_again()).await {
+            match stop.or_stopped(self.watch_again(&mut resting)).await {
                 Some(again) => watch = again,
                 None => return,
             }
@@ -198,13 +210,13 @@ impl Caches {
     }
 
     /// Watches on from where the watch stopped; when the store has forgotten that revision, compares the caches with it.
-    async fn watch_again(&self) -> store::Watch {
+    async fn watch_again(&self, resting: &mut Resting) -> store::Watch {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
         loop {
             match self.watch_store(Revision(self.applied())).await {
                 Ok(watch) => return watch,
                 Err(StoreError::NotRetained { .. }) => {
-                    if let Err(error) = self.resync().await {
+                    if let Err(error) = self.resync(resting).await {
                         tracing::error!(error = base::chain(&error), "cannot read the datastore again");
                     }
                 }
@@ -214,21 +226,22 @@ impl Caches {
         }
     }
 
-    async fn resync(&self) -> Result<(), StoreError> {
+    async fn resync(&self, resting: &mut Resting) -> Result<(), StoreError> {
         let all: Vec<_> = self.by_prefix.read().expect(POISON).values().cloned().collect();
         let mut oldest = u64::MAX;
         for cache in all.into_iter().filter(|cache| cache.is_loaded()) {
             let prefix = storage_key::prefix(cache.resource(), None);
             let result = self.store.range(Range::prefix(prefix.clone())).await?;
             oldest = oldest.min(result.revision.0);
-            cache.resync(result, &prefix);
+            let due = cache.resync(result, &prefix);
+            resting.note(cache, due);
         }
         let reached = if oldest == u64::MAX { self.store.committed().0 } else { oldest };
         self.progress.advance(reached);
         Ok(())
     }
 
-    fn apply(&self, batch: Batch) {
+    fn apply(&self, batch: Batch, resting: &mut Resting) {
         let revision = batch.revision.0;
         let mut touched: Vec<(Arc<ResourceCache>, Vec<store::Event>)> = Vec::with_capacity(1);
         for event in batch.events {
@@ -239,7 +252,8 @@ impl Caches {
             }
         }
         for (cache, events) in touched {
-            cache.apply(revision, events);
+            let due = cache.apply(revision, events);
+            resting.note(cache, due);
         }
         self.progress.advance(revision);
     }
@@ -258,11 +272,42 @@ impl Caches {
     }
 
     fn bookmark(&self) {
+        self.kept.age();
         let all: Vec<_> = self.by_prefix.read().expect(POISON).values().cloned().collect();
         let applied = self.applied();
         for cache in all {
             cache.bookmark(applied);
         }
+    }
+}
+
+/// The caches some of whose watchers rest while changes wait for them, and until when.
+#[derive(Default)]
+struct Resting(Vec<(Instant, Arc<ResourceCache>)>);
+
+impl Resting {
+    fn note(&mut self, cache: Arc<ResourceCache>, due: Option<Instant>) {
+        self.0.retain(|(_, known)| !Arc::ptr_eq(known, &cache));
+        self.0.extend(due.map(|due| (due, cache)));
+    }
+
+    /// Ends when the next turn is.
+    async fn over(&self) {
+        match self.0.iter().map(|(due, _)| *due).min() {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take_turns(&mut self) {
+        let now = Instant::now();
+        self.0.retain_mut(|(due, cache)| match cache.take_turn(now) {
+            Some(next) => {
+                *due = next;
+                true
+            }
+            None => false,
+        });
     }
 }
 

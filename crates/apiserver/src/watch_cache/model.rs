@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use store::{EmbeddedStore, Options, Revision, Store, Txn, TxnOutcome, Write};
 
-use super::{Caches, EventKind, Filter, ResourceCache, Start, WatchEvent, Watching};
+use super::{Caches, EventKind, Filter, Pace, ResourceCache, Start, WatchEvent, Watching};
 
 /// What happened, in order. All that the model is.
 #[derive(Default)]
@@ -202,7 +202,9 @@ impl World {
 
     fn watch(&mut self, start: Start, namespace: Option<&'static str>, seen: u64) {
         let filter = Filter { namespace: namespace.map(Arc::from), ..Filter::default() };
-        let watching = self.cache.watch(self.caches.applied(), filter, start, false, Duration::from_secs(3600));
+        // So few are told at once either way.
+        let pace = if self.readers.len().is_multiple_of(2) { Pace::InTurns } else { Pace::AtOnce };
+        let watching = self.cache.watch(self.caches.applied(), filter, start, pace, false, Duration::from_secs(3600));
         // A revision from before the cache was loaded is said to be gone: the client lists, which `List` tests.
         if let Ok(watching) = watching {
             self.readers.push(Reader { watching, namespace, seen });

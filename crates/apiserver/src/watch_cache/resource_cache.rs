@@ -13,9 +13,10 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use store::{Event, KeyValue, RangeResult, StoreError};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::history::{Expired, History};
-use super::watchers::{Filter, Place, Watchers};
+use super::watchers::{Filter, Pace, Place, Watchers};
 use super::watching::{Hook, Start, Watching};
 use super::{Change, EventKind, POISON, frame};
 use crate::custom::{self, Schemas};
@@ -45,6 +46,8 @@ impl Entry {
 pub struct Snapshot {
     /// The revision that it shows.
     pub revision: u64,
+    /// The revision that last changed the resource before it; `None` where that is not known.
+    pub changed: Option<u64>,
     objects: OrdMap<Key, Entry>,
 }
 
@@ -161,7 +164,11 @@ impl ResourceCache {
     /// All objects at the newest revision that is known to be complete: `applied`, or a later change of this resource.
     pub(crate) fn snapshot(&self, applied: u64) -> Snapshot {
         let state = self.state();
-        Snapshot { revision: state.revision.max(applied), objects: state.objects.clone() }
+        Snapshot {
+            revision: state.revision.max(applied),
+            changed: Some(state.revision),
+            objects: state.objects.clone(),
+        }
     }
 
     /// All objects at a recent revision. The caches must show it already.
@@ -169,14 +176,14 @@ impl ResourceCache {
         let state = self.state();
         let mut objects = state.objects.clone();
         state.history.rewind(&mut objects, revision)?;
-        Ok(Snapshot { revision, objects })
+        Ok(Snapshot { revision, changed: None, objects })
     }
 
     /// Ends all watches, without an error: who watched finds out what is served now.
     pub(crate) fn close(&self) {
         let mut watchers = self.watchers.lock().expect(POISON);
         self.state().closed = true;
-        *watchers = Watchers::default();
+        watchers.close();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -189,6 +196,7 @@ impl ResourceCache {
         applied: u64,
         filter: Filter,
         start: Start,
+        pace: Pace,
         bookmarks: bool,
         lasting: Duration,
     ) -> Result<Watching, Expired> {
@@ -205,13 +213,13 @@ impl ResourceCache {
         let from_sequence = state.history.next_sequence();
         let closed = state.closed;
         drop(state);
-        let hook = Hook::new(self.clone(), filter, bookmarks, &mut watchers, from_sequence);
+        let hook = Hook::new(self.clone(), filter, pace, bookmarks, &mut watchers, from_sequence);
         if closed {
-            *watchers = Watchers::default();
+            watchers.close();
         }
         drop(watchers);
         let backlog = hook.backlog(backlog.iter());
-        let initial = initial.map(|objects| Snapshot { revision: now, objects });
+        let initial = initial.map(|objects| Snapshot { revision: now, changed: None, objects });
         Ok(Watching::new(hook, initial.as_ref(), start, backlog, (revision, from_sequence), lasting))
     }
 
@@ -226,8 +234,8 @@ impl ResourceCache {
         Some((watchers, missed, state.history.next_sequence()))
     }
 
-    pub(crate) fn unhook(&self, place: &Place, id: u64) {
-        self.watchers.lock().expect(POISON).remove(place, id);
+    pub(crate) fn unhook(&self, pace: Pace, place: &Place, id: u64) {
+        self.watchers.lock().expect(POISON).remove(pace, place, id);
     }
 
     /// The oldest revision that a watch can resume from.
@@ -276,27 +284,29 @@ impl ResourceCache {
         }
     }
 
-    /// Applies one revision and tells the watchers.
-    pub(crate) fn apply(&self, revision: u64, events: Vec<Event>) {
+    /// Applies one revision and tells the watchers. Where some of them rest, says when [`Self::take_turn`] is due.
+    pub(crate) fn apply(&self, revision: u64, events: Vec<Event>) -> Option<Instant> {
         let changes = {
             let mut state = self.state();
             if let Some(pending) = &mut state.pending {
                 pending.push((revision, events));
-                return;
+                return None;
             }
             if revision <= state.revision {
-                return;
+                return None;
             }
             self.record(&mut state, revision, events)
         };
-        let mut watchers = self.watchers.lock().expect(POISON);
-        for change in &changes {
-            watchers.deliver(change);
-        }
+        self.watchers.lock().expect(POISON).deliver(&changes)
+    }
+
+    /// Tells the watchers that take turns what waits for them, unless they still rest: then says until when.
+    pub(crate) fn take_turn(&self, now: Instant) -> Option<Instant> {
+        self.watchers.lock().expect(POISON).take_turn(now)
     }
 
     /// Makes the cache what the store holds, as changes, when the watch over the store has lost its place.
-    pub(crate) fn resync(&self, result: RangeResult, prefix: &str) {
+    pub(crate) fn resync(&self, result: RangeResult, prefix: &str) -> Option<Instant> {
         let mut state = self.state();
         let mut events: Vec<(u64, Event)> = Vec::new();
         let mut gone = state.objects.clone();
@@ -318,8 +328,7 @@ impl ResourceCache {
         }
         state.revision = result.revision.0;
         drop(state);
-        let mut watchers = self.watchers.lock().expect(POISON);
-        changes.iter().for_each(|change| watchers.deliver(change));
+        self.watchers.lock().expect(POISON).deliver(&changes)
     }
 
     pub(crate) fn bookmark(&self, applied: u64) {

@@ -1,4 +1,7 @@
 //! The watchers of one resource, filed by what they watch: a change is tested only against those that it may concern.
+//!
+//! Watchers in this process are told of each change at once. Those over the network are told in turns with a rest between,
+//! which [`super::turns`] measures out: what happens in a rest comes to them together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +9,9 @@ use std::sync::Arc;
 use api::{Key, Object, Resource};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
 
+use super::turns::Turns;
 use super::{Change, EventKind};
 
 /// How many events may wait for one watcher. One that falls further behind is unhooked, catches up from the history, and is
@@ -84,6 +89,15 @@ pub(crate) enum Delivery {
     Bookmark(u64),
 }
 
+/// When a watcher is told of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// At once: it costs next to nothing to tell a watcher in this process.
+    AtOnce,
+    /// In turns with all others like it: each time costs an encrypted record, a system call and the client's wake-up.
+    InTurns,
+}
+
 pub(crate) struct Watcher {
     pub(crate) id: u64,
     pub(crate) filter: Arc<Filter>,
@@ -93,23 +107,37 @@ pub(crate) struct Watcher {
     pub(crate) queue: mpsc::Sender<Delivery>,
 }
 
+/// What came of offering changes to a watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offered {
+    /// None concerned it.
+    Nothing,
+    Given,
+    /// It does not keep up.
+    Full,
+}
+
 impl Watcher {
-    /// Whether it keeps up.
-    fn offer(&self, change: &Arc<Change>) -> bool {
-        if change.sequence < self.from_sequence {
-            return true;
+    fn offer<'a>(&self, changes: impl Iterator<Item = &'a Arc<Change>>) -> Offered {
+        let mut offered = Offered::Nothing;
+        for change in changes.filter(|change| change.sequence >= self.from_sequence) {
+            let Some(kind) = self.filter.kind(change) else { continue };
+            if let Err(TrySendError::Full(_)) = self.queue.try_send(Delivery::Change(kind, change.clone())) {
+                return Offered::Full;
+            }
+            offered = Offered::Given;
         }
-        let Some(kind) = self.filter.kind(change) else { return true };
-        !matches!(self.queue.try_send(Delivery::Change(kind, change.clone())), Err(TrySendError::Full(_)))
+        offered
     }
 }
 
+/// All watchers of a resource.
 #[derive(Default)]
 pub(crate) struct Watchers {
     next_id: u64,
-    places: HashMap<Place, Vec<Watcher>>,
-    /// Which positions of selectable fields somebody watches.
-    fields: Vec<usize>,
+    at_once: Filed,
+    in_turns: Filed,
+    turns: Turns,
 }
 
 impl Watchers {
@@ -118,7 +146,73 @@ impl Watchers {
         self.next_id
     }
 
-    pub(crate) fn add(&mut self, place: Place, watcher: Watcher) {
+    pub(crate) fn add(&mut self, pace: Pace, place: Place, watcher: Watcher) {
+        self.of(pace).add(place, watcher);
+    }
+
+    pub(crate) fn remove(&mut self, pace: Pace, place: &Place, id: u64) {
+        self.of(pace).remove(place, id);
+    }
+
+    fn of(&mut self, pace: Pace) -> &mut Filed {
+        match pace {
+            Pace::AtOnce => &mut self.at_once,
+            Pace::InTurns => &mut self.in_turns,
+        }
+    }
+
+    /// Gives changes to everybody whom they concern, or keeps them for those who rest: then says when their next turn is. Who
+    /// cannot take a change is unhooked: the end of its queue tells it.
+    pub(crate) fn deliver(&mut self, changes: &[Arc<Change>]) -> Option<Instant> {
+        self.at_once.deliver(changes);
+        self.turns.wait(changes.iter().filter(|change| self.in_turns.concerns(change)));
+        self.take_turn(Instant::now())
+    }
+
+    /// Tells those who take turns what waits for them, unless they still rest: then says when the next turn is.
+    pub(crate) fn take_turn(&mut self, now: Instant) -> Option<Instant> {
+        let due = self.turns.due(now)?;
+        if due > now {
+            return Some(due);
+        }
+        let told = self.in_turns.deliver(&self.turns.take());
+        self.turns.rest(now, told);
+        None
+    }
+
+    /// Tells everybody who wants to know how far they are. Who has events waiting learns it from those.
+    pub(crate) fn bookmark(&mut self, revision: u64) {
+        self.in_turns.deliver(&self.turns.take());
+        for watcher in self.all().filter(|watcher| watcher.bookmarks) {
+            let _ = watcher.queue.try_send(Delivery::Bookmark(revision));
+        }
+    }
+
+    /// Lets go of all watchers, which end when they have seen what there was.
+    pub(crate) fn close(&mut self) {
+        self.in_turns.deliver(&self.turns.take());
+        *self = Self { next_id: self.next_id, ..Self::default() };
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Watcher> {
+        self.at_once.all().chain(self.in_turns.all())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all().count()
+    }
+}
+
+/// Watchers by their places.
+#[derive(Default)]
+struct Filed {
+    places: HashMap<Place, Vec<Watcher>>,
+    /// Which positions of selectable fields somebody watches.
+    fields: Vec<usize>,
+}
+
+impl Filed {
+    fn add(&mut self, place: Place, watcher: Watcher) {
         if let Place::Field(at, _) = place
             && !self.fields.contains(&at)
         {
@@ -127,7 +221,7 @@ impl Watchers {
         self.places.entry(place).or_default().push(watcher);
     }
 
-    pub(crate) fn remove(&mut self, place: &Place, id: u64) {
+    fn remove(&mut self, place: &Place, id: u64) {
         let Some(watchers) = self.places.get_mut(place) else { return };
         watchers.retain(|watcher| watcher.id != id);
         if watchers.is_empty() {
@@ -135,47 +229,60 @@ impl Watchers {
         }
     }
 
-    /// Gives a change to everybody whom it concerns. Who cannot take it is unhooked: the end of its queue tells it.
-    pub(crate) fn deliver(&mut self, change: &Arc<Change>) {
+    fn concerns(&self, change: &Change) -> bool {
+        !self.places.is_empty() && !self.places_of(change).is_empty()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Watcher> {
+        self.places.values().flatten()
+    }
+
+    /// Gives changes, each watcher all of its own at a time. How many were told of any.
+    fn deliver(&mut self, changes: &[Arc<Change>]) -> usize {
         if self.places.is_empty() {
-            return;
+            return 0;
         }
+        if let [change] = changes {
+            return self.places_of(change).iter().map(|place| self.deliver_at(place, &std::iter::once(change))).sum();
+        }
+        let mut concerned: HashMap<Place, Vec<usize>> = HashMap::new();
+        for (at, change) in changes.iter().enumerate() {
+            for place in self.places_of(change) {
+                concerned.entry(place).or_default().push(at);
+            }
+        }
+        concerned.iter().map(|(place, own)| self.deliver_at(place, &own.iter().map(|at| &changes[*at]))).sum()
+    }
+
+    /// Where watchers are whom a change may concern.
+    fn places_of(&self, change: &Change) -> Vec<Place> {
         let key = change.object(change.kind()).key();
-        self.deliver_at(&Place::Everywhere, change);
-        self.deliver_at(&Place::Object(key.clone()), change);
+        let mut places = vec![Place::Everywhere, Place::Object(key.clone())];
         if !key.namespace.is_empty() {
-            self.deliver_at(&Place::Namespace(key.namespace.clone()), change);
+            places.push(Place::Namespace(key.namespace.clone()));
         }
-        for position in 0..self.fields.len() {
-            let at = self.fields[position];
+        for at in &self.fields {
             let value =
-                |object: &Option<Object>| object.as_ref().and_then(|object| object.index().fields.get(at).cloned());
+                |object: &Option<Object>| object.as_ref().and_then(|object| object.index().fields.get(*at).cloned());
             let (old, new) = (value(&change.old), value(&change.new));
-            if old != new
-                && let Some(old) = old
-            {
-                self.deliver_at(&Place::Field(at, old), change);
+            if old != new {
+                places.extend(old.map(|old| Place::Field(*at, old)));
             }
-            if let Some(new) = new {
-                self.deliver_at(&Place::Field(at, new), change);
-            }
+            places.extend(new.map(|new| Place::Field(*at, new)));
         }
+        places.retain(|place| self.places.contains_key(place));
+        places
     }
 
-    fn deliver_at(&mut self, place: &Place, change: &Arc<Change>) {
+    fn deliver_at<'a>(&mut self, place: &Place, changes: &(impl Iterator<Item = &'a Arc<Change>> + Clone)) -> usize {
+        let mut told = 0;
         if let Some(watchers) = self.places.get_mut(place) {
-            watchers.retain(|watcher| watcher.offer(change));
+            watchers.retain(|watcher| {
+                let offered = watcher.offer(changes.clone());
+                told += usize::from(offered == Offered::Given);
+                offered != Offered::Full
+            });
         }
-    }
-
-    /// Tells everybody who wants to know how far they are. Who has events waiting learns it from those.
-    pub(crate) fn bookmark(&mut self, revision: u64) {
-        for watcher in self.places.values().flatten().filter(|watcher| watcher.bookmarks) {
-            let _ = watcher.queue.try_send(Delivery::Bookmark(revision));
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.places.values().map(Vec::len).sum()
+        told
     }
 }

@@ -10,7 +10,7 @@ use futures::Stream;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
-use super::watchers::{Delivery, Place, QUEUE_MAX, Watcher, Watchers};
+use super::watchers::{Delivery, Pace, Place, QUEUE_MAX, Watcher, Watchers};
 use super::{Change, Entry, EventKind, Expired, Filter, ResourceCache, Snapshot};
 
 /// Where a watch begins.
@@ -48,6 +48,7 @@ pub(crate) struct Hook {
     cache: Arc<ResourceCache>,
     filter: Arc<Filter>,
     place: Place,
+    pace: Pace,
     bookmarks: bool,
     id: u64,
     queue: mpsc::Receiver<Delivery>,
@@ -57,6 +58,7 @@ impl Hook {
     pub(crate) fn new(
         cache: Arc<ResourceCache>,
         filter: Arc<Filter>,
+        pace: Pace,
         bookmarks: bool,
         watchers: &mut Watchers,
         from_sequence: u64,
@@ -64,8 +66,9 @@ impl Hook {
         let place = filter.place(cache.resource());
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let id = watchers.new_id();
-        watchers.add(place.clone(), Watcher { id, filter: filter.clone(), from_sequence, bookmarks, queue: sender });
-        Self { cache, filter, place, bookmarks, id, queue }
+        let watcher = Watcher { id, filter: filter.clone(), from_sequence, bookmarks, queue: sender };
+        watchers.add(pace, place.clone(), watcher);
+        Self { cache, filter, place, pace, bookmarks, id, queue }
     }
 
     pub(crate) fn backlog<'a>(&self, changes: impl Iterator<Item = &'a Arc<Change>>) -> VecDeque<Delivery> {
@@ -80,7 +83,7 @@ impl Hook {
         let id = watchers.new_id();
         let watcher =
             Watcher { id, filter: self.filter.clone(), from_sequence, bookmarks: self.bookmarks, queue: sender };
-        watchers.add(self.place.clone(), watcher);
+        watchers.add(self.pace, self.place.clone(), watcher);
         drop(watchers);
         let backlog = self.backlog(missed.iter());
         (self.id, self.queue) = (id, queue);
@@ -90,7 +93,7 @@ impl Hook {
 
 impl Drop for Hook {
     fn drop(&mut self) {
-        self.cache.unhook(&self.place, self.id);
+        self.cache.unhook(self.pace, &self.place, self.id);
     }
 }
 

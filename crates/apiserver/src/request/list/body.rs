@@ -20,14 +20,19 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::Page;
+use crate::listener::WRITE_BYTES;
 use crate::request::Call;
 use crate::request::negotiate::{Form, Syntax, View};
 use crate::request::respond::{self, Answer, GZIP_MIN};
 use crate::server::Served;
+use crate::watch_cache::{Joined, Keeping, ListOf};
 use crate::{conversion, table};
 
-/// How much of a list is copied into one piece.
-const PIECE: usize = 64 * 1024;
+/// How much of a list is copied into one piece: what goes out in one write.
+const PIECE: usize = WRITE_BYTES;
+
+/// What stands before an item is never longer: a tag and a length.
+const ITEM_HEAD_MAX: usize = 16;
 
 /// Larger lists are decoded or encoded away from the runtime's threads: this much takes them about a millisecond.
 const IN_PLACE_MAX: usize = 128 * 1024;
@@ -40,14 +45,33 @@ struct Writing {
     page: Page,
 }
 
-/// Writes a page of objects, which are as they are stored.
-pub(super) async fn answer(call: &Call, page: Page) -> Result<Answer, ApiError> {
+/// Whether the answer is made of the objects' bytes as they are.
+fn is_joined(call: &Call) -> bool {
+    let form = call.form;
+    form.view == View::Whole && call.served.is_stored_form() && form.syntax == Syntax::Json && !form.pretty
+}
+
+/// Writes a list from what is kept of it.
+pub(super) fn kept(call: &Call, revision: u64, of: &ListOf) -> Option<Answer> {
+    let Joined { pieces, length } = is_joined(call).then(|| call.server.caches.kept_lists().find(of))??;
+    let pieces = (0..pieces.len()).map(move |at| pieces[at].clone());
+    let head = json_head(&call.served.resource, &Page::emptied(revision));
+    Some(streamed(call.form, List { head, items: pieces, length, tail: JSON_TAIL }))
+}
+
+/// Writes a page of objects, which are as they are stored. `whole` says which list it is, where it is all of one.
+pub(super) async fn answer(call: &Call, page: Page, whole: Option<ListOf>) -> Result<Answer, ApiError> {
     let resource = &*call.served.resource;
     let form = call.form;
-    let as_stored = form.view == View::Whole && call.served.is_stored_form();
-    if as_stored && form.syntax == Syntax::Json && !form.pretty {
-        return Ok(streamed(form, json_pieces(resource, page)));
+    if is_joined(call) {
+        let head = json_head(resource, &page);
+        let commas = page.items.len().saturating_sub(1);
+        let length = page.items.iter().map(|item| item.json().len()).sum::<usize>() + commas;
+        let keeping = whole.and_then(|whole| call.server.caches.kept_lists().asked(whole, length));
+        let pieces = Pieces::new(Items::Json { comma: false, items: page.items.into_iter() }, length);
+        return Ok(streamed(form, List { head, items: Kept { pieces, keeping }, length, tail: JSON_TAIL }));
     }
+    let as_stored = form.view == View::Whole && call.served.is_stored_form();
     let bytes: usize = page.items.iter().map(|item| item.json().len()).sum();
     let writing = Writing { served: call.served.clone(), form, now: call.server.config.clock.now(), page };
     let of = api::schema::type_of(resource).filter(|_| as_stored && form.syntax == Syntax::Protobuf);
@@ -63,13 +87,11 @@ pub(super) async fn answer(call: &Call, page: Page) -> Result<Answer, ApiError> 
         .unwrap_or_else(|error| Err(ApiError::new(Reason::InternalError, format!("Internal error occurred: {error}"))))
 }
 
-fn json_pieces(resource: &Resource, page: Page) -> Pieces {
-    let (kind, version) = (format!("{}List", resource.kind), resource.api_version());
-    let head = format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{},"items":["#, page.metadata());
-    let commas = page.items.len().saturating_sub(1);
-    let length = head.len() + page.items.iter().map(|item| item.json().len()).sum::<usize>() + commas + 3;
-    let items = Items::Json { first: true, items: page.items.into_iter() };
-    Pieces { head: Some(head.into_bytes()), items, tail: Some(b"]}\n"), length }
+const JSON_TAIL: &[u8] = b"]}\n";
+
+fn json_head(resource: &Resource, page: &Page) -> Bytes {
+    let (kind, version, metadata) = (&resource.kind, resource.api_version(), page.metadata());
+    format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#).into()
 }
 
 impl Writing {
@@ -82,13 +104,13 @@ impl Writing {
         for item in &items {
             encode::item_head(item.len(), &mut heads);
         }
-        let raw = start.len() + heads.len() + items.iter().map(Bytes::len).sum::<usize>();
+        let length = heads.len() + items.iter().map(Bytes::len).sum::<usize>();
+        let raw = start.len() + length;
         let kind = format!("{}List", self.served.resource.kind);
         let mut head = encode::envelope_head(&self.served.resource.api_version(), &kind, raw);
-        let length = head.len() + raw + encode::ENVELOPE_TAIL.len();
         head.extend_from_slice(&start);
-        let items = Items::Protobuf(items.into_iter());
-        Ok(streamed(self.form, Pieces { head: Some(head), items, tail: Some(encode::ENVELOPE_TAIL), length }))
+        let items = Pieces::new(Items::Protobuf(items.into_iter()), length);
+        Ok(streamed(self.form, List { head: head.into(), items, length, tail: encode::ENVELOPE_TAIL }))
     }
 
     /// Lists that need decoding: tables, YAML, and other forms than the stored one. Metadata alone is copied.
@@ -121,8 +143,20 @@ fn metadata_list(metadata: &Value, items: &[Object]) -> Bytes {
     out.into()
 }
 
-fn streamed(form: Form, pieces: Pieces) -> Answer {
-    let (media_type, length) = (form.syntax.media_type(), pieces.length);
+/// A list as it is sent.
+struct List<I> {
+    head: Bytes,
+    /// In pieces, each made when it is asked for.
+    items: I,
+    /// How long they are together.
+    length: usize,
+    tail: &'static [u8],
+}
+
+fn streamed(form: Form, list: List<impl Iterator<Item = Bytes> + Send + 'static>) -> Answer {
+    let media_type = form.syntax.media_type();
+    let length = list.head.len() + list.length + list.tail.len();
+    let pieces = std::iter::once(list.head).chain(list.items).chain([Bytes::from_static(list.tail)]);
     if length <= GZIP_MIN {
         let mut whole = Vec::with_capacity(length);
         pieces.for_each(|piece| whole.extend_from_slice(&piece));
@@ -140,39 +174,66 @@ fn streamed(form: Form, pieces: Pieces) -> Answer {
     response
 }
 
-/// A list in pieces of about [`PIECE`] bytes, each made when it is asked for.
+/// A list's items in pieces of [`PIECE`] bytes, each made when it is asked for. Only the last is shorter.
 struct Pieces {
-    head: Option<Vec<u8>>,
+    /// What goes out next: the rest of an item.
+    part: Bytes,
     items: Items,
-    /// Nothing follows once it is taken.
-    tail: Option<&'static [u8]>,
-    /// All of it together.
+    /// What is left of all together.
     length: usize,
 }
 
+/// Pieces that are kept for the next who asks, where that was wanted.
+struct Kept {
+    pieces: Pieces,
+    keeping: Option<Keeping>,
+}
+
+impl Iterator for Kept {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.next();
+        match &piece {
+            Some(piece) => self.keeping.iter_mut().for_each(|keeping| keeping.piece(piece)),
+            None => self.keeping.take().into_iter().for_each(Keeping::end),
+        }
+        piece
+    }
+}
+
 enum Items {
-    Json { first: bool, items: std::vec::IntoIter<Object> },
+    /// With whether a comma comes next.
+    Json {
+        comma: bool,
+        items: std::vec::IntoIter<Object>,
+    },
     Protobuf(std::vec::IntoIter<Bytes>),
 }
 
 impl Items {
-    /// Appends the next item and what stands before it; false when there is none.
-    fn append_next(&mut self, piece: &mut Vec<u8>) -> bool {
+    /// The next item, and in `piece` what stands before it; `None` when there is no other.
+    fn next(&mut self, piece: &mut Vec<u8>) -> Option<Bytes> {
         match self {
-            Self::Json { first, items } => {
-                let Some(item) = items.next() else { return false };
-                if !std::mem::take(first) {
+            Self::Json { comma, items } => {
+                let item = items.next()?;
+                if std::mem::replace(comma, true) {
                     piece.push(b',');
                 }
-                piece.extend_from_slice(item.json());
+                Some(item.json().clone())
             }
             Self::Protobuf(items) => {
-                let Some(item) = items.next() else { return false };
+                let item = items.next()?;
                 encode::item_head(item.len(), piece);
-                piece.extend_from_slice(&item);
+                Some(item)
             }
         }
-        true
+    }
+}
+
+impl Pieces {
+    fn new(items: Items, length: usize) -> Self {
+        Self { part: Bytes::new(), items, length }
     }
 }
 
@@ -180,33 +241,34 @@ impl Iterator for Pieces {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let tail = self.tail?;
-        let mut piece = self.head.take().unwrap_or_default();
-        piece.reserve(PIECE);
+        // What stands before an item may go beyond.
+        let mut piece = Vec::with_capacity(self.length.min(PIECE + ITEM_HEAD_MAX));
         while piece.len() < PIECE {
-            if !self.items.append_next(&mut piece) {
-                piece.extend_from_slice(tail);
-                self.tail = None;
-                break;
+            if self.part.is_empty() {
+                let Some(next) = self.items.next(&mut piece) else { break };
+                self.part = next;
             }
+            let fits = self.part.len().min(PIECE.saturating_sub(piece.len()));
+            piece.extend_from_slice(&self.part.split_to(fits));
         }
-        Some(piece.into())
+        self.length = self.length.saturating_sub(piece.len());
+        (!piece.is_empty()).then(|| piece.into())
     }
 }
 
 /// Pieces as one gzip stream.
-struct Compressed {
-    pieces: Pieces,
+struct Compressed<I> {
+    pieces: I,
     encoder: Option<GzEncoder<Vec<u8>>>,
 }
 
-impl Compressed {
-    fn new(pieces: Pieces) -> Self {
+impl<I> Compressed<I> {
+    fn new(pieces: I) -> Self {
         Self { pieces, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
     }
 }
 
-impl Iterator for Compressed {
+impl<I: Iterator<Item = Bytes>> Iterator for Compressed<I> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
