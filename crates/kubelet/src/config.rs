@@ -166,6 +166,7 @@ pub(crate) fn container(
         stdin: spec.stdin == Some(true),
         stdin_once: spec.stdin_once == Some(true),
         tty: spec.tty == Some(true),
+        stop_signal: stop_signal(spec) as i32,
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources::linux(pod, spec, parts.capacity)),
             security_context: Some(security(pod, context, pod_context, parts.target)),
@@ -175,6 +176,13 @@ pub(crate) fn container(
         devices: parts.devices,
         ..Default::default()
     })
+}
+
+/// The signal that asks the container to end, where it names one; else its image's.
+fn stop_signal(spec: &Container) -> v1::Signal {
+    let named = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    let named = named.map(|name| name.replace('+', "PLUS").replace('-', "MINUS"));
+    named.and_then(|name| v1::Signal::from_str_name(&name)).unwrap_or(v1::Signal::RuntimeDefault)
 }
 
 fn annotations(pod: &Pod, spec: &Container, attempt: u32) -> HashMap<String, String> {
@@ -326,6 +334,20 @@ mod tests {
         assert_eq!(config.log_path, "c/2.log");
         assert_eq!(config.annotations[identity::RESTART_COUNT], "2");
         assert_eq!(config.labels[identity::CONTAINER_NAME], "c");
+    }
+
+    #[test]
+    fn a_container_may_name_its_stop_signal() {
+        for (lifecycle, wanted) in [
+            ("{}", v1::Signal::RuntimeDefault),
+            (r#"{"stopSignal":"SIGUSR1"}"#, v1::Signal::Sigusr1),
+            (r#"{"stopSignal":"SIGRTMIN+3"}"#, v1::Signal::Sigrtminplus3),
+            (r#"{"stopSignal":"SIGRTMAX-1"}"#, v1::Signal::Sigrtmaxminus1),
+        ] {
+            let config =
+                build("{}", &format!(r#"{{"name":"c","lifecycle":{lifecycle}}}"#), &v1::Image::default()).unwrap();
+            assert_eq!(config.stop_signal(), wanted, "{lifecycle}");
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn exit_code(status: WaitStatus) -> i32 {
     status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255)
 }
 
-/// The number of a signal's name (`SIGTERM`, `TERM`, `SIGRTMIN+3`) or decimal.
+/// The number of a signal's name (`SIGTERM`, `TERM`, `SIGRTMIN+3`, `SIGRTMAX-3`) or decimal.
 pub fn signal_number(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
@@ -125,6 +125,17 @@ pub fn signal_number(name: &str) -> Option<i32> {
         let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse::<i32>().ok()? };
         return (0..=30).contains(&offset).then_some(34 + offset);
     }
+    if let Some(offset) = short.strip_prefix("RTMAX") {
+        let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('-')?.parse::<i32>().ok()? };
+        return (0..=30).contains(&offset).then_some(64 - offset);
+    }
+    // Older names of the same signals.
+    let short = match short {
+        "CLD" => "CHLD",
+        "POLL" => "IO",
+        "IOT" => "ABRT",
+        other => other,
+    };
     format!("SIG{short}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
 }
 

@@ -140,11 +140,14 @@ impl Embedded {
         };
         let folder = if pod.log_directory.is_empty() { &sandbox.config.log_directory } else { &pod.log_directory };
         let logged = !config.log_path.is_empty() && !folder.is_empty();
-        let signal = &image.config.stop_signal;
+        let wanted = v1::Signal::try_from(config.stop_signal).unwrap_or(v1::Signal::RuntimeDefault);
+        let named = (wanted != v1::Signal::RuntimeDefault)
+            .then(|| wanted.as_str_name().replace("PLUS", "+").replace("MINUS", "-"));
+        let signal = named.as_ref().unwrap_or(&image.config.stop_signal);
         let stop_signal = match linux::process::signal_number(signal) {
             Some(number) => number,
             None if signal.is_empty() => DEFAULT_STOP_SIGNAL,
-            None => return Err(RuntimeError::Invalid(format!("the image's stop signal {signal:?} is no signal"))),
+            None => return Err(RuntimeError::Invalid(format!("the stop signal {signal:?} is no signal"))),
         };
         Ok(ContainerRecord {
             id: id.to_owned(),

@@ -18,6 +18,7 @@ mod errors;
 mod kubectl;
 mod kubectls;
 mod network;
+mod node;
 mod nodes;
 mod operations;
 mod policy;
