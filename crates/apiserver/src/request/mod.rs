@@ -60,7 +60,7 @@ impl Origin {
     fn pace(&self) -> Pace {
         match self {
             Self::Component(_) => Pace::AtOnce,
-            Self::Connection(_) => Pace::InTurns,
+            Self::Connection(..) => Pace::InTurns,
         }
     }
 }
