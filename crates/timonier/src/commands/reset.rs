@@ -44,6 +44,7 @@ impl Reset {
         drop(lock);
         remove(&data.path("lock"))?;
         // Files that we did not make stay, and so does a folder that holds some.
+        let _ = std::fs::remove_dir(data.path("manifests"));
         let _ = std::fs::remove_dir(data.root());
         say(format_args!("removed everything in {}", data.root().display()));
         if let Some(member) = member {

@@ -72,8 +72,8 @@ fn serve(machine: &Machine) -> u16 {
 #[test]
 fn a_private_image_is_pulled_with_its_secret_and_is_a_volume_too() {
     let machine = Machine::new();
-    let port = serve(&machine);
     machine.timonier("up --detach");
+    let port = serve(&machine);
     let image = format!("127.0.0.1:{port}/team/app:1");
     let pod = |name: &str, more: &str| {
         format!(
