@@ -137,6 +137,16 @@ fn objects() -> Vec<(&'static str, &'static str, Value)> {
         ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", webhook(json!({"rules": rules}))),
         (
             "admissionregistration.k8s.io/v1",
+            "MutatingAdmissionPolicy",
+            json!({"spec": {"reinvocationPolicy": "Never",
+                "matchConstraints": {"resourceRules": [{"apiGroups": ["apps"], "apiVersions": ["v1"],
+                    "resources": ["deployments"], "operations": ["CREATE"]}]},
+                "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration":
+                    {"expression": "Object{spec: Object.spec{replicas: 100}}"}}]}}),
+        ),
+        ("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding", json!({"spec": {"policyName": "p"}})),
+        (
+            "admissionregistration.k8s.io/v1",
             "ValidatingAdmissionPolicy",
             json!({"spec": {
             "matchConstraints": {"resourceRules": [{"apiGroups": ["apps"], "apiVersions": ["v1"],
