@@ -190,7 +190,12 @@ impl Machine {
         let pid = self.pid();
         run(Command::new("kill").args(["-9", &pid.to_string()]));
         let deadline = Instant::now() + DEADLINE;
-        while Path::new(&format!("/proc/{pid}/exe")).exists() {
+        // Its program is let go of before its locks are: it is gone when it is no more than an exit code.
+        let lives = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            !status.is_empty() && !(status.contains("State:\tZ") && status.contains("Threads:\t1\n"))
+        };
+        while lives() {
             assert!(Instant::now() < deadline, "process {pid} survives kill -9");
             std::thread::yield_now();
         }
