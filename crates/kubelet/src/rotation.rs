@@ -1,5 +1,6 @@
-//! Keeps container logs from filling the disk: a log over 10 MiB is renamed and begun anew, and of the renamed ones the
-//! newest four stay. Upstream's figures. Sizes are looked at every ten seconds: an event for every line would cost more.
+//! Keeps container logs from filling the disk: a log over [`Settings::log_bytes_max`](crate::Settings) is renamed and begun
+//! anew, and of the renamed ones the newest stay. Sizes are looked at every ten seconds: an event for every line would cost
+//! more.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,6 @@ use cri::v1;
 use crate::host::Host;
 use crate::identity::Identity;
 
-const LOG_BYTES_MAX: u64 = 10 << 20;
-const OLD_LOGS_MAX: usize = 4;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rotates the logs of running containers until `stop`.
@@ -42,14 +41,12 @@ async fn rotate(host: &Host, container: &v1::Container) -> Result<(), Box<dyn st
     };
     let log = pod.log_directory(&host.log_dir).join(&metadata.name).join(format!("{}.log", metadata.attempt));
     match tokio::fs::metadata(&log).await {
-        Ok(metadata) if metadata.len() > LOG_BYTES_MAX => {}
+        Ok(metadata) if metadata.len() > host.settings.log_bytes_max => {}
         Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     }
-    for old in rotated(&log).await?.into_iter().rev().skip(OLD_LOGS_MAX - 1) {
-        tokio::fs::remove_file(old).await?;
-    }
+    make_room(&log, host.settings.log_files_max).await?;
     let stamp = host.clock.now().strftime("%Y%m%d-%H%M%S%.3f").to_string();
     let mut renamed = log.clone().into_os_string();
     renamed.push(format!(".{stamp}"));
@@ -58,6 +55,14 @@ async fn rotate(host: &Host, container: &v1::Container) -> Result<(), Box<dyn st
         // The runtime still writes to the old file: give it its name back, or its lines would be lost to readers.
         tokio::fs::rename(&renamed, &log).await?;
         return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Removes the oldest parts of a log, so that there are no more files than this when one more is renamed and one begun.
+async fn make_room(log: &Path, files_max: usize) -> io::Result<()> {
+    for old in rotated(log).await?.into_iter().rev().skip(files_max.saturating_sub(2)) {
+        tokio::fs::remove_file(old).await?;
     }
     Ok(())
 }
@@ -92,5 +97,27 @@ pub(crate) async fn remove(log: &Path) {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags for the number and size of log files were read and had no effect.
+    #[tokio::test]
+    async fn as_many_files_stay_as_the_node_was_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("0.log");
+        for name in ["0.log", "0.log.1", "0.log.2", "0.log.3", "0.log.4", "1.log.1"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        for (files_max, left) in [(9, 4), (5, 3), (3, 1), (2, 0)] {
+            make_room(&log, files_max).await.unwrap();
+            let parts = rotated(&log).await.unwrap();
+            assert_eq!(parts.len(), left);
+            assert!(parts.last().is_none_or(|newest| newest.ends_with("0.log.4")));
+        }
+        assert!(folder.path().join("1.log.1").exists());
     }
 }
