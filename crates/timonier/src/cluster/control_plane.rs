@@ -195,6 +195,15 @@ fn cluster_dns_service(plane: &Arc<ControlPlane>) {
         let plane = shared.clone();
         async move {
             let client = plane.own_client();
+            // Its address is taken where it is there already, which would be the answer to whoever makes it again.
+            match client.get(SERVICES, &Key::new("kube-system", "kube-dns")).await {
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    stop.stopped().await;
+                    return Ok(());
+                }
+            }
             let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
             let ports = json!([
                 {"name": "dns", "port": DNS_PORT, "protocol": "UDP"}, {"name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP"}]);

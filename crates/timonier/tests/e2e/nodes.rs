@@ -63,6 +63,17 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    /// What the agents said, beside what the server's machine shows of a failure.
+    fn drop(&mut self) {
+        for machine in self.machines.iter().skip(1).filter(|_| std::thread::panicking()) {
+            let log = std::fs::read_to_string(machine.data().join("timonier.log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("$ tail an agent's log\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
 fn import(machine: &Machine) {
     let archive = image::archive(machine.folder()).unwrap();
     machine.timonier(&format!("image import {}", archive.display()));
@@ -145,9 +156,8 @@ fn pods_of_two_machines_reach_each_other_and_the_server_reaches_into_them() {
     assert!(left.is_empty(), "left behind: {left:#?}");
     assert_eq!(groups(&cluster).len() + 1, before.len(), "the machine's control group is gone");
     cluster.kubectl("delete node n1");
-    cluster.server().kubectl_until("get pods -o name", |names| names == "pod/web-n0\n");
-    let links = text(&cluster.server().command("ip").args(["-o", "link"]).output().unwrap().stdout);
-    assert!(!links.contains("timonier-vxlan"), "nobody is left to reach: {links}");
+    let links = || text(&cluster.server().command("ip").args(["-o", "link"]).output().unwrap().stdout);
+    cluster.server().kubectl_until("get nodes -o name", |_| !links().contains("timonier-vxlan"));
 }
 
 /// The control groups of all clusters on the machine that runs the tests.
@@ -268,7 +278,8 @@ fn killed_servers_and_agents_find_each_other_and_their_pods_again() {
     agent.kill();
     let mut start = agent.command(env!("CARGO_BIN_EXE_timonier"));
     start.args(["agent", "--node-name", "n1", "--data-dir"]).arg(agent.data());
-    start.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let log = std::fs::OpenOptions::new().append(true).open(agent.data().join("timonier.log")).unwrap();
+    start.stdout(std::process::Stdio::null()).stderr(log);
     let mut agent_process = start.spawn().unwrap();
     cluster
         .server()
@@ -352,7 +363,9 @@ spec:
     cluster.server().kubectl_until(daemons, |ready| ready == "3");
 
     // Drained while it serves: the others take over, and the machine is empty but for its daemon.
-    cluster.kubectl("drain n2 --ignore-daemonsets --delete-emptydir-data --timeout=60s");
+    // It warns of the daemon that it leaves.
+    let drained = cluster.server().try_kubectl(&["drain", "n2", "--ignore-daemonsets", "--timeout=60s"], "");
+    assert!(drained.status.success(), "{}", text(&drained.stderr));
     cluster
         .server()
         .kubectl_until("get pods -l app=web -o jsonpath={.items[*].spec.nodeName}", |nodes| nodes == "n1 n1");
