@@ -31,6 +31,12 @@ use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth, Vxlan
 /// the widest set takes about 120 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 400;
 
+/// Sets with fewer elements come in one part.
+const LARGE_SET: usize = 64;
+
+/// Somebody else who changes a set without end is not waited for.
+const SET_READS_MAX: usize = 16;
+
 /// The send buffer of the nftables socket. A transaction is one datagram; with the default of 208 KiB one of some thousand
 /// elements would be refused. The kernel allocates what a datagram needs, not this.
 const SEND_BUFFER_BYTES: usize = 64 << 20;
@@ -47,6 +53,23 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The elements of a set. The kernel gives a large one in parts and counts from its beginning for each; while the table
+    /// behind it grows, which goes on for a moment after many were added, their order changes and some are left out. So a
+    /// large set is read until it says the same twice.
+    async fn elements(&self, table: &str, set: &str) -> Result<Elements> {
+        let action = || format!("read nftables set {table} {set}");
+        let mut before = None;
+        for _ in 0..SET_READS_MAX {
+            let found = self.nft.list_set_elements(table, set, Family::Ip).await.map_err(fail(action()))?;
+            let elements: Elements = found.iter().map(|element| (element.key().to_vec(), value_of(element))).collect();
+            if elements.len() < LARGE_SET || before.as_ref() == Some(&elements) {
+                return Ok(elements);
+            }
+            before = Some(elements);
+        }
+        Err(NetError { action: action(), not_found: false, source: "it changes all the time".into() })
+    }
+
     /// The namespace of the calling thread, which must be the one of the whole process. Needs a tokio runtime.
     pub fn new() -> Result<Self> {
         Self::open(None).map_err(fail("open netlink sockets"))
@@ -336,8 +359,7 @@ impl Net for Kernel {
         for set in self.nft.list_sets_in(table, Family::Ip).await.map_err(fail(action()))? {
             let mut elements = Elements::new();
             if !set.flags.contains(SetFlags::EVAL) {
-                let found = self.nft.list_set_elements(table, &set.name, Family::Ip).await.map_err(fail(action()))?;
-                elements.extend(found.iter().map(|element| (element.key().to_vec(), value_of(element))));
+                elements = self.elements(table, &set.name).await?;
             }
             contents.sets.insert(set.name, elements);
         }
