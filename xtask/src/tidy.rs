@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// The floor of every crate. A crate depends only on lower floors; siblings meet in API objects.
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["base", "machinery"]),
-    (1, &["api", "store", "linux"]),
+    (1, &["api", "store", "linux", "streams"]),
     (2, &["control", "cri"]),
     (3, &["apiserver", "controllers", "scheduler", "kubelet", "runtime", "network", "edge", "workload"]),
     (4, &["timonier"]),

@@ -2,7 +2,9 @@
 //! and services.
 //!
 //! Upgraded connections (WebSocket, SPDY) are passed through byte for byte: the server understands nothing of them and
-//! keeps nothing of them.
+//! keeps nothing of them. Where a node does not know what its client speaks, [`sessions`] translates.
+
+mod sessions;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,7 +24,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use streams::BoxDuplex;
+use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -31,6 +34,7 @@ use crate::request::body::RequestBody;
 use crate::request::info::Target;
 use crate::request::respond::Answer;
 use crate::request::{Call, Request, write};
+use crate::server::Server;
 
 /// A kubelet or pod that does not answer is given up on.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -51,12 +55,19 @@ pub(crate) fn serves(target: &Target) -> bool {
     forwarded.contains(&&*target.subresource) && !target.name.is_empty()
 }
 
+/// Whether a request begins a session: whoever may only `get` must not, whatever its method.
+pub(crate) fn begins_session(target: &Target) -> bool {
+    &*target.resource == "pods" && matches!(&*target.subresource, "exec" | "attach" | "portforward") && serves(target)
+}
+
 /// Where a request is forwarded to.
 struct Destination {
     address: SocketAddr,
     /// Whether the other side speaks TLS, and is shown the server's own certificate (kubelets only).
     security: Security,
     path_and_query: String,
+    /// Whether the other side says that it knows all that is spoken over WebSocket.
+    websockets: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,13 +87,19 @@ pub(crate) async fn answer(call: Call, request: Request) -> Result<Answer, ApiEr
             let pod = object(&call, resources::PODS, &call.key()).await?;
             admit(&call).await?;
             match pod_stream(&call, &pod.to_value()).await? {
-                Some(destination) => destination,
+                Some(destination) => match sessions::translation(&call, &destination) {
+                    Some(translation) => return translation.answer(&call, destination, request).await,
+                    None => destination,
+                },
                 // The logs of a pod that runs nowhere yet are empty.
                 None => return Ok(crate::request::respond::text(StatusCode::OK, Bytes::new())),
             }
         }
     };
     let is_log = subresource == "log";
+    if is_log && streams::websocket::is_asked(&call.headers) {
+        return sessions::log(&call, destination, request).await;
+    }
     forward(&call, destination, request, is_log).await
 }
 
@@ -193,7 +210,13 @@ async fn kubelet(call: &Call, node: &str, path_and_query: String) -> Result<Dest
             format!("node {name:?} has no address that its kubelet can be reached at"),
         )
     })?;
-    Ok(Destination { address: SocketAddr::new(ip, port.unwrap_or(10250)), security: Security::Kubelet, path_and_query })
+    let features = node["status"]["declaredFeatures"].as_array().into_iter().flatten();
+    Ok(Destination {
+        address: SocketAddr::new(ip, port.unwrap_or(10250)),
+        security: Security::Kubelet,
+        path_and_query,
+        websockets: features.into_iter().any(|feature| feature == "ExtendWebSocketsToKubelet"),
+    })
 }
 
 /// Asks a node's kubelet for a document.
@@ -242,6 +265,7 @@ async fn pod_proxy(call: &Call, request: &Request) -> Result<Destination, ApiErr
         address: SocketAddr::new(ip, port),
         security: Security::Plain,
         path_and_query: rest(call, request),
+        websockets: false,
     })
 }
 
@@ -267,7 +291,8 @@ async fn service_proxy(call: &Call, request: &Request) -> Result<Destination, Ap
         .map(|entry| entry.object.to_value());
     let targets: Vec<SocketAddr> = slices.flat_map(|slice| ready_targets(&slice, &port_name)).collect();
     let chosen = targets.get(call.server.config.random.below(targets.len())).ok_or_else(unavailable)?;
-    Ok(Destination { address: *chosen, security: Security::Plain, path_and_query: rest(call, request) })
+    let path_and_query = rest(call, request);
+    Ok(Destination { address: *chosen, security: Security::Plain, path_and_query, websockets: false })
 }
 
 fn ready_targets(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
@@ -333,7 +358,7 @@ async fn forward(
     Ok(relayed(response, destination.address))
 }
 
-fn unreachable(destination: &Destination, error: &SendError) -> ApiError {
+fn unreachable(destination: &Destination, error: &(dyn std::error::Error + 'static)) -> ApiError {
     let message = format!("error trying to reach {}: {}", destination.address, base::chain(error));
     ApiError::new(Reason::ServiceUnavailable, message)
 }
@@ -353,25 +378,7 @@ async fn send(
     destination: &Destination,
     request: http::Request<Outgoing>,
 ) -> Result<Response<Incoming>, SendError> {
-    let connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(destination.address));
-    let stream = connecting.await.map_err(|_| SendError::Timeout)??;
-    let _ = stream.set_nodelay(true);
-    if destination.security == Security::Plain {
-        return send_over(call, stream, request).await;
-    }
-    let mut config = (*call.server.config.kubelet_client).clone();
-    // Upgrades are HTTP/1.1's.
-    config.alpn_protocols.clear();
-    let name = ServerName::IpAddress(destination.address.ip().into());
-    let handshake = tokio::time::timeout(CONNECT_MAX, TlsConnector::from(Arc::new(config)).connect(name, stream));
-    let stream = handshake.await.map_err(|_| SendError::Timeout)??;
-    send_over(call, stream, request).await
-}
-
-async fn send_over<S>(call: &Call, stream: S, request: http::Request<Outgoing>) -> Result<Response<Incoming>, SendError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+    let stream = connect(&call.server, destination).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     call.server.tasks.spawn("forwarded connection", async move {
         // Its end is the end of the answer's body, where errors are seen.
@@ -380,6 +387,21 @@ where
         }
     });
     Ok(sender.send_request(request).await?)
+}
+
+async fn connect(server: &Server, destination: &Destination) -> Result<BoxDuplex, SendError> {
+    let connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(destination.address));
+    let stream = connecting.await.map_err(|_| SendError::Timeout)??;
+    let _ = stream.set_nodelay(true);
+    if destination.security == Security::Plain {
+        return Ok(BoxDuplex::new(stream));
+    }
+    let mut config = (*server.config.kubelet_client).clone();
+    // Upgrades are HTTP/1.1's.
+    config.alpn_protocols.clear();
+    let name = ServerName::IpAddress(destination.address.ip().into());
+    let handshake = tokio::time::timeout(CONNECT_MAX, TlsConnector::from(Arc::new(config)).connect(name, stream));
+    Ok(BoxDuplex::new(handshake.await.map_err(|_| SendError::Timeout)??))
 }
 
 /// The client's headers without those that are about its own connection or its credentials.

@@ -13,7 +13,8 @@ mod runtime;
 
 pub use network::{AttachRequest, NetworkError, PodNetwork, PortMapping};
 pub use reference::{Reference, ReferenceError, is_digest};
-pub use runtime::{ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError, TerminalSize};
+pub use runtime::{ContainerChange, ExecStart, Runtime, RuntimeError};
+pub use streams::{BoxDuplex, ExecSession, Input, Output, TerminalSize};
 
 /// Paths that containers see nothing of, unless they are privileged or ask for all of `/proc`: what the kubelet says, and
 /// what a runtime does where nobody says anything.

@@ -1,9 +1,8 @@
 //! What the kubelet asks of a container runtime: CRI's `RuntimeService` and `ImageService` in one trait.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
+use streams::{BoxDuplex, ExecSession};
 
 use crate::v1;
 
@@ -59,47 +58,6 @@ pub struct ExecStart {
     pub tty: bool,
     /// Whether its input is connected.
     pub stdin: bool,
-}
-
-/// Columns and rows of a terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TerminalSize {
-    /// Columns.
-    pub width: u16,
-    /// Rows.
-    pub height: u16,
-}
-
-/// What goes to a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Bytes for its input.
-    Stdin(Bytes),
-    /// Its input ends.
-    StdinClosed,
-    /// Its terminal changed size.
-    Resize(TerminalSize),
-}
-
-/// What comes from a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Bytes of its output.
-    Stdout(Bytes),
-    /// Bytes of its error output.
-    Stderr(Bytes),
-    /// It ended, with this exit code (128 + signal where a signal ended it). The last message.
-    Exited(i32),
-}
-
-/// A running process with its streams. Dropping `input` closes its input; dropping `output` ends the session, and the
-/// process (not a container's main process) is killed.
-#[derive(Debug)]
-pub struct ExecSession {
-    /// To the process; bounded.
-    pub input: mpsc::Sender<Input>,
-    /// From the process; bounded.
-    pub output: mpsc::Receiver<Output>,
 }
 
 /// A container runtime.
@@ -160,6 +118,8 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> Result<v1::ExecSyncResponse, RuntimeError>;
     /// Runs a command, or attaches, with streams.
     async fn exec(&self, start: ExecStart) -> Result<ExecSession, RuntimeError>;
+    /// Connects to a port on the loopback of a sandbox's network.
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<BoxDuplex, RuntimeError>;
     /// Changes from now on. Ends when the reader falls too far behind: list again, then subscribe again.
     async fn events(&self) -> Result<BoxStream<'static, ContainerChange>, RuntimeError>;
     /// CPU and memory of one container.

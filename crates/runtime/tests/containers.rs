@@ -319,6 +319,7 @@ async fn commands_run_in_containers() {
             match part {
                 Output::Stdout(part) => bytes += part.len(),
                 Output::Stderr(part) => panic!("{part:?}"),
+                Output::Failed(why) => panic!("{why}"),
                 Output::Exited(code) => exit_code = Some(code),
             }
         }

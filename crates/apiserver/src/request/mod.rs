@@ -357,8 +357,13 @@ async fn authenticate(
 
 /// `Ok`, or the `Forbidden` error; the audit log is told why.
 fn authorize(server: &Server, user: &UserInfo, info: &RequestInfo, notes: &Notes) -> Result<(), ApiError> {
-    let attributes = info.attributes();
-    let decision = server.access.authorization.decide(user, &attributes);
+    let mut attributes = info.attributes();
+    let mut decision = server.access.authorization.decide(user, &attributes);
+    let begins_session = info.verb == "get" && info.target.as_ref().is_some_and(kubelet_proxy::begins_session);
+    if begins_session && matches!(decision, Decision::Allow { .. }) {
+        attributes.verb = "create".into();
+        decision = server.access.authorization.decide(user, &attributes);
+    }
     if let Some(trail) = notes.trail() {
         trail.decided(&decision);
     }

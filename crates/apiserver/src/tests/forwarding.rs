@@ -5,16 +5,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base::Tasks;
+use base64::Engine;
 use bytes::Bytes;
+use futures::{FutureExt, SinkExt, StreamExt};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
+use streams::websocket::Tunnel;
+use streams::{BoxDuplex, ExecSession, Input, Output, exec, port_forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{Cluster, PODS, read};
 
@@ -24,6 +31,9 @@ async fn answer(tasks: Tasks, mut request: Request<Incoming>) -> Result<Response
     if asked.starts_with("/containerLogs/") {
         let status = if asked.contains("previous") { StatusCode::BAD_REQUEST } else { StatusCode::OK };
         return Ok(Response::builder().status(status).body(Full::new(asked.into())).unwrap());
+    }
+    if request.headers()["upgrade"] == "SPDY/3.1" {
+        return Ok(speak_spdy(&tasks, request));
     }
     let upgrade = hyper::upgrade::on(&mut request);
     tasks.spawn("echo", async move {
@@ -35,7 +45,143 @@ async fn answer(tasks: Tasks, mut request: Request<Incoming>) -> Result<Response
     });
     let builder = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
     let builder = builder.header("connection", "Upgrade").header("upgrade", "websocket");
-    Ok(builder.header("sec-websocket-protocol", "v5.channel.k8s.io").body(Full::default()).unwrap())
+    Ok(builder.header("sec-websocket-protocol", "v4.channel.k8s.io").body(Full::default()).unwrap())
+}
+
+/// A kubelet that knows SPDY alone: a process that gives back its input, and a port that gives back what it hears.
+fn speak_spdy(tasks: &Tasks, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let asked = request.uri().to_string();
+    let forwards = asked.starts_with("/portForward/");
+    let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
+    let offer = if forwards { port_forward::OFFER } else { exec::OFFER };
+    let mut accepted = streams::upgrade::accept(request.headers(), upgrade, offer).unwrap();
+    let response = std::mem::take(&mut accepted.response).map(|()| Full::default());
+    let own = tasks.clone();
+    tasks.spawn("kubelet's session", async move {
+        let opened = accepted.open().await.unwrap();
+        if forwards {
+            let connect: port_forward::Connect = Arc::new(move |_| {
+                let (ours, theirs) = tokio::io::duplex(64);
+                let (mut reader, mut writer) = tokio::io::split(theirs);
+                own.spawn("port", async move { drop(tokio::io::copy(&mut reader, &mut writer).await) });
+                async { Ok(BoxDuplex::new(ours)) }.boxed()
+            });
+            return port_forward::serve(opened, &[], connect).await.unwrap();
+        }
+        assert_eq!(asked, "/exec/default/p/c?command=cat&input=1&output=1&error=1");
+        let (input, mut inputs) = mpsc::channel(1);
+        let (outputs, output) = mpsc::channel(1);
+        own.spawn("process", async move {
+            while let Some(Input::Stdin(data)) = inputs.recv().await {
+                outputs.send(Output::Stdout(data)).await.unwrap();
+            }
+            outputs.send(Output::Stderr("bye".into())).await.unwrap();
+            outputs.send(Output::Exited(3)).await.unwrap();
+        });
+        let options = exec::Options { stdin: true, stdout: true, stderr: true, ..Default::default() };
+        exec::serve(opened, options, async { Ok(ExecSession { input, output }) }.boxed()).await.unwrap();
+    });
+    response
+}
+
+/// A connection to the server that has become a WebSocket of one protocol.
+async fn websocket(cluster: &Cluster, tasks: &Tasks, path: &str, protocol: &str) -> WebSocketStream<BoxDuplex> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("listener", cluster.server.clone().serve(listener, cluster.stop.clone()));
+    let stream = BoxDuplex::new(connect(cluster, address).await);
+    let request = Request::get(format!("wss://{address}{path}"))
+        .header("host", address.to_string())
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-protocol", protocol)
+        .body(())
+        .unwrap();
+    let (socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
+    socket
+}
+
+/// An upstream kubelet of some years ago knows the newest protocol of WebSocket not at all: the client got 400.
+#[tokio::test]
+async fn a_session_is_translated_for_a_node_that_knows_spdy_alone() {
+    let (cluster, tasks) = (Cluster::start().await, Tasks::new("test"));
+    with_kubelet(&cluster, &tasks).await;
+    let path = format!("{PODS}/p/exec?command=cat&stdin=true&stdout=true&stderr=true");
+    let mut socket = websocket(&cluster, &tasks, &path, exec::V5).await;
+    socket.send(Message::binary(&b"\x00hello"[..])).await.unwrap();
+    socket.send(Message::binary(&[255, 0][..])).await.unwrap();
+    let mut channels: [String; 4] = Default::default();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(data) = message {
+            channels[usize::from(data[0])].push_str(std::str::from_utf8(&data[1..]).unwrap());
+        }
+    }
+    assert_eq!((channels[1].as_str(), channels[2].as_str()), ("hello", "bye"));
+    let result: Value = serde_json::from_str(&channels[3]).unwrap();
+    assert_eq!(result["details"]["causes"][0]["message"], "3", "{result}");
+}
+
+#[tokio::test]
+async fn a_tunnel_is_opened_for_a_node_that_knows_spdy_alone() {
+    let (cluster, tasks) = (Cluster::start().await, Tasks::new("test"));
+    with_kubelet(&cluster, &tasks).await;
+    let socket = websocket(&cluster, &tasks, &format!("{PODS}/p/portforward"), port_forward::TUNNEL_PROTOCOL).await;
+    let (mut stream, moved) = port_forward::client::open(BoxDuplex::new(Tunnel::new(socket)), 80);
+    let used = async move {
+        stream.write_all(b"hello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        heard
+    };
+    assert_eq!(tokio::join!(moved, used), (Ok(()), "hello".to_owned()));
+}
+
+#[tokio::test]
+async fn logs_come_over_websocket() {
+    let (cluster, tasks) = (Cluster::start().await, Tasks::new("test"));
+    with_kubelet(&cluster, &tasks).await;
+    for protocol in ["binary.k8s.io", "base64.binary.k8s.io"] {
+        let mut socket = websocket(&cluster, &tasks, &format!("{PODS}/p/log?tailLines=5"), protocol).await;
+        let (mut messages, mut text) = (Vec::new(), Vec::new());
+        while let Some(Ok(message)) = socket.next().await {
+            match message {
+                Message::Binary(data) => messages.push(data.to_vec()),
+                Message::Text(data) => messages.push(base64::engine::general_purpose::STANDARD.decode(data).unwrap()),
+                _ => {}
+            }
+        }
+        assert!(messages[0].is_empty(), "an empty message comes first");
+        messages.iter().for_each(|message| text.extend_from_slice(message));
+        assert_eq!(text, b"/containerLogs/default/p/c?tailLines=5", "{protocol}");
+    }
+}
+
+/// Whoever may only `get` must not run a process, which a GET over WebSocket does.
+#[tokio::test]
+async fn a_session_wants_the_right_to_create() {
+    let cluster = Cluster::start().await;
+    let rule = |verb: &str| json!({"apiGroups": [""], "resources": ["pods/exec", "pods/log"], "verbs": [verb]});
+    for verb in ["get", "create"] {
+        let role = json!({"metadata": {"name": verb}, "rules": [rule("get"), rule(verb)]});
+        cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await;
+        let binding = json!({"metadata": {"name": verb},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": verb},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": verb}]});
+        cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+    }
+    for (user, path, expected) in [
+        ("get", "log", StatusCode::NOT_FOUND),
+        ("get", "exec?command=ls", StatusCode::FORBIDDEN),
+        ("create", "exec?command=ls", StatusCode::NOT_FOUND),
+    ] {
+        let request = Request::get(format!("{PODS}/none/{path}")).header("impersonate-user", user);
+        let response = cluster.send(request.body(Bytes::new()).unwrap()).await;
+        assert_eq!(response.status(), expected, "{user} {path}");
+    }
 }
 
 /// Starts the kubelet, and a pod on its node.
@@ -95,7 +241,7 @@ async fn upgraded_connections_are_passed_through_byte_for_byte() {
     let mut stream = connect(&cluster, address).await;
     let head = format!(
         "POST {PODS}/p/exec?command=sh&command=-c&stdin=true&tty=false HTTP/1.1\r\nhost: {address}\r\nconnection: \
-         Upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n\r\n"
+         Upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\nsec-websocket-protocol: v4.channel.k8s.io\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answered = Vec::new();
@@ -103,7 +249,7 @@ async fn upgraded_connections_are_passed_through_byte_for_byte() {
         answered.push(stream.read_u8().await.unwrap());
     }
     let answered = String::from_utf8(answered).unwrap();
-    assert!(answered.starts_with("HTTP/1.1 101") && answered.contains("v5.channel.k8s.io"), "{answered}");
+    assert!(answered.starts_with("HTTP/1.1 101") && answered.contains("v4.channel.k8s.io"), "{answered}");
     stream.write_all(b"hello").await.unwrap();
     let mut heard = String::new();
     let _ = stream.read_to_string(&mut heard).await;

@@ -257,6 +257,8 @@ fn status(registration: &Registration, seen: &Seen, known: &Value, now: Timestam
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(registration.port) }),
         }),
+        // So an API server need not translate sessions over WebSocket.
+        declared_features: Some(vec!["ExtendWebSocketsToKubelet".to_owned()]),
         images: Some(images(&seen.images)),
         node_info: Some(NodeSystemInfo {
             architecture: seen.facts.architecture.to_owned(),

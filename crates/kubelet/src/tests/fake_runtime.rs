@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use base::Clock;
 use control::harness::HarnessClock;
 use cri::v1::{self, ContainerEventType as Event};
-use cri::{ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError};
+use cri::{BoxDuplex, ContainerChange, ExecSession, ExecStart, Input, Output, Runtime, RuntimeError};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{broadcast, mpsc};
 
 /// The runtime. Cloning shares it.
@@ -283,6 +284,19 @@ impl Runtime for FakeRuntime {
             let _ = to_client.send(Output::Exited(3)).await;
         });
         Ok(ExecSession { input, output })
+    }
+    /// Port 7 gives back what it hears when it has heard all; the others are refused.
+    async fn port_forward(&self, _: &str, port: u16) -> Result<BoxDuplex, RuntimeError> {
+        if port != 7 {
+            return Err(RuntimeError::Invalid("connection refused".to_owned()));
+        }
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        base::Tasks::new("fake").spawn("echo", async move {
+            let mut heard = Vec::new();
+            theirs.read_to_end(&mut heard).await.unwrap();
+            theirs.write_all(&heard).await.unwrap();
+        });
+        Ok(BoxDuplex::new(ours))
     }
     async fn events(&self) -> Result<BoxStream<'static, ContainerChange>, RuntimeError> {
         let changes = tokio_stream::wrappers::BroadcastStream::new(self.0.changes.subscribe());

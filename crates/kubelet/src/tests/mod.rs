@@ -4,6 +4,7 @@ mod eviction;
 mod fake_runtime;
 mod images;
 mod resize;
+mod sessions;
 mod static_pods;
 
 use std::net::SocketAddr;

@@ -1,15 +1,18 @@
 //! The runtime's side of a shim's socket.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cri::{ExecSession, Input, Output};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +24,9 @@ const SESSION_QUEUE: usize = 16;
 
 /// Input goes to the shim in pieces of at most this.
 const INPUT_CHUNK_BYTES: usize = 16 << 10;
+
+/// A port on the loopback answers at once, or its owner has no place for one more.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shim could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +108,23 @@ impl Changes {
     pub(super) async fn next(&mut self) -> Result<Change, ClientError> {
         self.0.receive().await
     }
+}
+
+/// Connects to a port on the loopback of a shim's network. What a pod's processes serve to each other alone is reached too.
+pub(super) async fn connect_to_port(directory: &Path, port: u16) -> io::Result<TcpStream> {
+    // While the connection is held, its process id is the shim's.
+    let shim = Connection::open(directory).await.map_err(io::Error::other)?;
+    let pid = shim.stream.peer_cred()?.pid().ok_or_else(|| io::Error::other("the shim has no process id"))?;
+    let stream = linux::net::namespace::run(format!("/proc/{pid}/ns/net").into(), move || {
+        let connect = |host: IpAddr| std::net::TcpStream::connect_timeout(&(host, port).into(), CONNECT_TIMEOUT);
+        let stream = connect(Ipv4Addr::LOCALHOST.into()).or_else(|first| {
+            // The first error is the one to tell: few pods listen on IPv6 alone.
+            connect(Ipv6Addr::LOCALHOST.into()).map_err(|_| first)
+        })?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    });
+    TcpStream::from_std(stream.await?)
 }
 
 /// Opens a session: `request` is `Exec` or `Attach`. Its two tasks end with the process, or when the session is dropped.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{SharedClock, Stop, Tasks};
-use cri::{ContainerChange, ExecSession, ExecStart, Output, PodNetwork, Runtime, RuntimeError, v1};
+use cri::{BoxDuplex, ContainerChange, ExecSession, ExecStart, Output, PodNetwork, Runtime, RuntimeError, v1};
 use futures::stream::{BoxStream, StreamExt};
 use linux::cgroup::{CgroupError, Cgroups};
 use tokio::sync::broadcast;
@@ -342,6 +342,13 @@ impl Runtime for Embedded {
         client::session(directory, &request, &self.tasks).await.map_err(failed(action))
     }
 
+    async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<BoxDuplex, RuntimeError> {
+        let sandbox = self.sandbox(sandbox_id)?;
+        let action = format!("connect to port {port} of sandbox {sandbox_id}");
+        let stream = client::connect_to_port(&sandbox.directory, port).await.map_err(failed(action))?;
+        Ok(BoxDuplex::new(stream))
+    }
+
     async fn events(&self) -> Result<BoxStream<'static, ContainerChange>, RuntimeError> {
         let events = tokio_stream::wrappers::BroadcastStream::new(self.events.subscribe());
         // An error means that the reader lagged: the stream ends, and it lists again.
@@ -411,6 +418,7 @@ async fn collect(mut session: ExecSession, what: &str) -> Result<v1::ExecSyncRes
                 response.exit_code = exit_code;
                 return Ok(response);
             }
+            Output::Failed(why) => return Err(RuntimeError::Failed { action: what.to_owned(), source: why.into() }),
         };
         let room = EXEC_SYNC_BYTES_MAX.saturating_sub(into.len()).min(bytes.len());
         into.extend(&bytes[..room]);

@@ -28,7 +28,8 @@ fn each_installed_kubectl_takes_a_walk() {
     }
 }
 
-fn installed() -> Vec<(u32, PathBuf)> {
+/// The versions that are installed beside the system's own.
+pub(crate) fn installed() -> Vec<(u32, PathBuf)> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|file| file.is_file());
     let beside = on_path.and_then(|file| Some(file.canonicalize().ok()?.parent()?.to_owned()));
@@ -91,10 +92,7 @@ fn looks(client: &Client<'_>) {
     client.does("describe node", &["Allocated resources"]);
     client.does("events", &["Scheduled"]);
     client.does("logs deployment/web --tail=1", &["serving"]);
-    // Streams of older ones are SPDY, which is not spoken yet.
-    if client.minor >= 31 {
-        client.does("exec deployment/web -- echo ahoy", &["ahoy"]);
-    }
+    client.does("exec deployment/web -- echo ahoy", &["ahoy"]);
     client.does("auth can-i create pods", &["yes"]);
     // `auth whoami` came with 1.28.
     if client.minor >= 28 {

@@ -193,7 +193,8 @@ impl Machine {
         // Its program is let go of before its locks are: it is gone when it is no more than an exit code.
         let lives = || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            !status.is_empty() && !(status.contains("State:\tZ") && status.contains("Threads:\t1\n"))
+            let is_over = status.contains("State:\tZ") && status.contains("Threads:\t1\n");
+            !(status.is_empty() || is_over)
         };
         while lives() {
             assert!(Instant::now() < deadline, "process {pid} survives kill -9");

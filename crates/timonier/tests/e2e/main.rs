@@ -23,6 +23,7 @@ mod nodes;
 mod operations;
 mod policy;
 mod proxy;
+mod sessions;
 mod storage;
 mod volumes;
 mod workloads;
