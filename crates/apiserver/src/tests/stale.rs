@@ -17,6 +17,14 @@ struct Gated {
     open: watch::Sender<bool>,
 }
 
+impl Gated {
+    /// Opens the gate when whoever runs beside this has begun.
+    async fn opened(&self) {
+        tokio::task::yield_now().await;
+        self.open.send_replace(true);
+    }
+}
+
 impl Store for Gated {
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnOutcome, StoreError>> {
         self.inner.txn(txn)
@@ -55,10 +63,8 @@ impl Store for Gated {
     }
 }
 
-/// A change was taken back while the cache still showed the state before it: there the second change was none, it was
-/// answered as done, and was lost.
-#[tokio::test]
-async fn a_change_back_is_a_change() {
+/// A cluster that has shown a config map, with the path to it, and whose caches learn nothing from now on.
+async fn behind() -> (Arc<Gated>, Cluster, String) {
     let store = Arc::new(Gated { inner: MemoryStore::default(), open: watch::Sender::new(true) });
     let cluster = Cluster::over(store.clone()).await;
     cluster.post(CONFIG_MAPS, config_map("a", json!({"k": "old"}))).await;
@@ -66,6 +72,14 @@ async fn a_change_back_is_a_change() {
     assert_eq!(cluster.get(&path).await["data"]["k"], "old");
 
     store.open.send_replace(false);
+    (store, cluster, path)
+}
+
+/// A change was taken back while the cache still showed the state before it: there the second change was none, it was
+/// answered as done, and was lost.
+#[tokio::test]
+async fn a_change_back_is_a_change() {
+    let (store, cluster, path) = behind().await;
     let patch = async |value: &str| {
         let body = json!({"data": {"k": value}});
         cluster.call_as(Method::PATCH, &path, "application/merge-patch+json", &body).await
@@ -77,34 +91,20 @@ async fn a_change_back_is_a_change() {
         assert_eq!((status, &back["data"]["k"]), (StatusCode::OK, &json!("old")));
     };
     // The change back may wait for the cache, or be made without it; it must not go by what the cache says.
-    let opened = async {
-        tokio::task::yield_now().await;
-        store.open.send_replace(true);
-    };
-    tokio::join!(back, opened);
+    tokio::join!(back, store.opened());
     assert_eq!(cluster.get(&path).await["data"]["k"], "old");
 }
 
 /// What cannot be done to the object as the cache shows it may well be done to what it has become.
 #[tokio::test]
 async fn a_refusal_of_the_past_is_none() {
-    let store = Arc::new(Gated { inner: MemoryStore::default(), open: watch::Sender::new(true) });
-    let cluster = Cluster::over(store.clone()).await;
-    cluster.post(CONFIG_MAPS, config_map("a", json!({"k": "old"}))).await;
-    let path = format!("{CONFIG_MAPS}/a");
-    assert_eq!(cluster.get(&path).await["data"]["k"], "old");
-
-    store.open.send_replace(false);
+    let (store, cluster, path) = behind().await;
     let patch = async |operation| {
         let (status, answer) =
             cluster.call_as(Method::PATCH, &path, "application/json-patch+json", &json!([operation])).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
     };
     patch(json!({"op": "add", "path": "/data/more", "value": "1"})).await;
-    let opened = async {
-        tokio::task::yield_now().await;
-        store.open.send_replace(true);
-    };
-    tokio::join!(patch(json!({"op": "remove", "path": "/data/more"})), opened);
+    tokio::join!(patch(json!({"op": "remove", "path": "/data/more"})), store.opened());
     assert_eq!(cluster.get(&path).await["data"], json!({"k": "old"}));
 }

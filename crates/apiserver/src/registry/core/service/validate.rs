@@ -176,7 +176,6 @@ fn affinity(errors: &mut Errors, spec: &At<'_>) {
     }
 }
 
-/// `clusterIP`, `clusterIPs`, `ipFamilies`, `ipFamilyPolicy`.
 /// All that is wrong with the addresses of a service and their families, before any is given.
 pub(super) fn addresses_of(service: &Value, old: Option<&Value>, cluster: &IpNet) -> Errors {
     let mut errors = Vec::new();
@@ -220,6 +219,7 @@ fn unconfigured(errors: &mut Errors, spec: &At<'_>, cluster: &IpNet) {
     }
 }
 
+/// `clusterIP`, `clusterIPs`, `ipFamilies`, `ipFamilyPolicy`.
 fn addresses(errors: &mut Errors, spec: &At<'_>, before: &Value) {
     if spec.at("type").text() == "ExternalName" {
         return;
