@@ -538,9 +538,25 @@ async fn both_groups_show_the_same_events() {
         "reason": "Why", "type": "Normal", "reportingController": "c", "reportingInstance": "i", "action": "a", "eventTime": "2030-01-01T00:00:00.000000Z"});
     cluster.post("/apis/events.k8s.io/v1/namespaces/default/events", event).await;
     let old = cluster.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp").await;
-    assert_eq!((&old["items"][0]["message"], &old["items"][0]["apiVersion"]), (&json!("hello"), &json!("v1")));
+    assert_eq!((&old["items"][0]["message"], &old["apiVersion"]), (&json!("hello"), &json!("v1")));
     let new = cluster.get("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp").await;
     assert_eq!((&new["items"][0]["note"], &new["kind"]), (&json!("hello"), &json!("EventList")));
+}
+
+#[tokio::test]
+async fn a_list_says_the_kind_of_its_items_once() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b"] {
+        cluster.post(CONFIG_MAPS, config_map(name, json!({"k": name}))).await;
+    }
+    let uri = format!("{CONFIG_MAPS}?labelSelector=!other");
+    for list in [cluster.get(&uri).await, cluster.get(&format!("{uri}&pretty=true")).await] {
+        assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")));
+        for (item, name) in list["items"].as_array().expect("items").iter().zip(["a", "b"]) {
+            assert!(item.get("kind").is_none() && item.get("apiVersion").is_none(), "{item}");
+            assert_eq!((&item["metadata"]["name"], &item["data"]["k"]), (&json!(name), &json!(name)));
+        }
+    }
 }
 
 #[tokio::test]

@@ -79,6 +79,7 @@ async fn a_defined_resource_is_served_like_any_other() {
     assert_eq!((&changed["status"]["replicas"], &changed["metadata"]["generation"]), (&json!(7), &json!(2)));
     let list = cluster.get(&format!("{TABS}?fieldSelector=spec.image%3Di")).await;
     assert_eq!((&list["kind"], list["items"].as_array().map(Vec::len)), (&json!("CronTabList"), Some(1)));
+    assert_eq!(list["items"][0]["kind"], "CronTab", "items of custom resources say what they are");
     let none = cluster.get(&format!("{TABS}?fieldSelector=spec.image%3Dother")).await;
     assert_eq!(none["items"], json!([]));
     let (status, _) = cluster.call(Method::DELETE, &format!("{TABS}/a"), &Value::Null).await;

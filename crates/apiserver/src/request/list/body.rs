@@ -31,7 +31,7 @@ use crate::{conversion, table};
 /// How much of a list is copied into one piece: what goes out in one write.
 const PIECE: usize = WRITE_BYTES;
 
-/// What stands before an item is never longer: a tag and a length.
+/// What stands before an item is never longer: a tag and a length, or a comma and a brace.
 const ITEM_HEAD_MAX: usize = 16;
 
 /// Larger lists are decoded or encoded away from the runtime's threads: this much takes them about a millisecond.
@@ -65,10 +65,11 @@ pub(super) async fn answer(call: &Call, page: Page, whole: Option<ListOf>) -> Re
     let form = call.form;
     if is_joined(call) {
         let head = json_head(resource, &page);
+        let bare = Bare::of(&call.served);
         let commas = page.items.len().saturating_sub(1);
-        let length = page.items.iter().map(|item| item.json().len()).sum::<usize>() + commas;
+        let length = page.items.iter().map(|item| bare.length(item.json())).sum::<usize>() + commas;
         let keeping = whole.and_then(|whole| call.server.caches.kept_lists().asked(whole, length));
-        let pieces = Pieces::new(Items::Json { comma: false, items: page.items.into_iter() }, length);
+        let pieces = Pieces::new(Items::Json { comma: false, items: page.items.into_iter(), bare }, length);
         return Ok(streamed(form, List { head, items: Kept { pieces, keeping }, length, tail: JSON_TAIL }));
     }
     let as_stored = form.view == View::Whole && call.served.is_stored_form();
@@ -122,8 +123,9 @@ impl Writing {
             View::Metadata => return respond::encoded(StatusCode::OK, form, metadata_list(&metadata, &page.items)),
             View::Table => table::of_list(&served, form.rows, trees, &metadata, now),
             View::Whole => {
+                let bare = Bare::of(&served);
                 json!({"kind": format!("{}List", served.resource.kind), "apiVersion": served.resource.api_version(),
-                "metadata": metadata, "items": trees.collect::<Vec<_>>()})
+                "metadata": metadata, "items": trees.map(|tree| bare.tree(tree)).collect::<Vec<_>>()})
             }
         };
         respond::encoded(StatusCode::OK, form, list.to_string().into())
@@ -141,6 +143,49 @@ fn metadata_list(metadata: &Value, items: &[Object]) -> Bytes {
     }
     out.extend_from_slice(b"]}\n");
     out.into()
+}
+
+/// Items of a list of a built-in kind do not say their kind: the list does. Those of a custom resource do.
+struct Bare {
+    /// What an object's stored bytes begin with that its item lacks; empty where nothing does.
+    head: Vec<u8>,
+}
+
+impl Bare {
+    fn of(served: &Served) -> Self {
+        let resource = &served.resource;
+        if api::schema::type_of(resource).is_none() {
+            return Self { head: Vec::new() };
+        }
+        Self { head: format!(r#"{{"apiVersion":"{}","kind":"{}","#, resource.api_version(), resource.kind).into() }
+    }
+
+    fn is_headed(&self, json: &[u8]) -> bool {
+        !self.head.is_empty() && json.starts_with(&self.head)
+    }
+
+    /// How long an object is as an item.
+    fn length(&self, json: &[u8]) -> usize {
+        if self.is_headed(json) { json.len() + 1 - self.head.len() } else { json.len() }
+    }
+
+    /// An object as an item: what is first of it, which goes to `piece`, and the rest.
+    fn item(&self, json: &Bytes, piece: &mut Vec<u8>) -> Bytes {
+        if !self.is_headed(json) {
+            return json.clone();
+        }
+        piece.push(b'{');
+        json.slice(self.head.len()..)
+    }
+
+    fn tree(&self, mut item: Value) -> Value {
+        if !self.head.is_empty()
+            && let Some(fields) = item.as_object_mut()
+        {
+            fields.retain(|name, _| name != "apiVersion" && name != "kind");
+        }
+        item
+    }
 }
 
 /// A list as it is sent.
@@ -207,6 +252,7 @@ enum Items {
     Json {
         comma: bool,
         items: std::vec::IntoIter<Object>,
+        bare: Bare,
     },
     Protobuf(std::vec::IntoIter<Bytes>),
 }
@@ -215,12 +261,12 @@ impl Items {
     /// The next item, and in `piece` what stands before it; `None` when there is no other.
     fn next(&mut self, piece: &mut Vec<u8>) -> Option<Bytes> {
         match self {
-            Self::Json { comma, items } => {
+            Self::Json { comma, items, bare } => {
                 let item = items.next()?;
                 if std::mem::replace(comma, true) {
                     piece.push(b',');
                 }
-                Some(item.json().clone())
+                Some(bare.item(item.json(), piece))
             }
             Self::Protobuf(items) => {
                 let item = items.next()?;
