@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base::metrics::Counters;
 use base::{Stop, Tasks};
@@ -17,6 +18,9 @@ use super::policy::Verdict;
 const QUEUE: usize = 8192;
 /// Events that are written together.
 const BATCH: usize = 256;
+/// How long the first of a batch waits for others. Writing each alone takes a tenth of a processor from a server that answers a
+/// thousand writes a second, one after another.
+const GATHER: Duration = Duration::from_millis(10);
 /// A file that is larger is set aside. Without it the log fills the disk.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Files that were set aside and are kept: `audit.log.1` is the newest.
@@ -76,6 +80,12 @@ async fn write_all(mut file: LogFile, mut events: Receiver<Event>, stop: Stop) {
         };
         if last {
             return;
+        }
+        if batch.len() < BATCH && !events.is_closed() {
+            let _ = stop.or_stopped(tokio::time::sleep(GATHER)).await;
+            while let Some(event) = (batch.len() < BATCH).then(|| events.try_recv().ok()).flatten() {
+                batch.push(event);
+            }
         }
         let taken = std::mem::take(&mut batch);
         let written = tokio::task::spawn_blocking(move || {
