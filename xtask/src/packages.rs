@@ -19,6 +19,8 @@ const TEST: &[Need] = &[
     Need { program: "nsenter", packages: &["util-linux"], why: "tests enter network namespaces" },
     Need { program: "/bin/busybox", packages: &["busybox-static"], why: "test images are made from it" },
     Need { program: "nft", packages: &["nftables"], why: "tests read the kernel's rules" },
+    Need { program: "runc", packages: &["runc"], why: "a test runs pods with an installed OCI runtime" },
+    Need { program: "crun", packages: &["crun"], why: "a test runs pods with an installed OCI runtime" },
     Need {
         program: "/usr/lib/python3/dist-packages/kubernetes",
         packages: &["python3-kubernetes"],

@@ -7,6 +7,7 @@
 //! CRI's proto file defines what the calls mean, the OCI image and runtime specifications what images and containers are.
 
 pub mod embedded;
+mod handlers;
 pub mod images;
 mod records;
 pub mod registry;
@@ -16,4 +17,5 @@ mod spec;
 mod user;
 
 pub use embedded::{Config, Embedded, OpenError, ResetError, remove_all};
+pub use handlers::Handlers;
 pub use records::RecordError;

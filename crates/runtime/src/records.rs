@@ -7,9 +7,11 @@
 //!   sandbox.json  config.pb     before the shim is started; config.pb is CRI's PodSandboxConfig
 //!   network.json                the addresses, once the network is attached
 //!   shim.sock  shim.log  shm/   the shim's own
+//!   oci/                        the state of an installed OCI runtime, where one starts the pod's containers
 //!   CONTAINER/
 //!     config.json  config.pb  container.json    before the container counts as created (container.json last)
 //!     upper/  work/  rootfs/    its snapshot; rootfs is mounted in the container's own mount namespace only
+//!     bundle/                   what an installed OCI runtime reads, and image volumes for it
 //!     started.json              by the shim, before the first process is made
 //!     exit.json                 by the shim, durable before anybody is told; by the runtime for a shim that died
 //! ```
@@ -69,6 +71,9 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at: i64,
     /// The handler it was asked to run with.
     pub(crate) runtime_handler: String,
+    /// The installed OCI runtime that the handler stands for; `None` for our own launcher.
+    #[serde(default)]
+    pub(crate) oci_runtime: Option<PathBuf>,
     /// Network namespace.
     pub(crate) network: Share,
     /// IPC namespace.

@@ -14,7 +14,7 @@ use base::{Stop, SystemClock};
 use bytes::Bytes;
 use cri::{AttachRequest, ExecStart, Input, NetworkError, Output, PodNetwork, Runtime, TerminalSize, v1};
 use futures::StreamExt;
-use runtime::{Config, Embedded};
+use runtime::{Config, Embedded, Handlers};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -43,14 +43,21 @@ struct Node {
     network: Arc<FakeNetwork>,
     directory: tempfile::TempDir,
     cgroup_root: String,
+    /// What starts its containers.
+    handler: &'static str,
 }
 
 impl Node {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    async fn with(handler: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let cgroup_root =
             format!("timonier-test-{}", directory.path().file_name().unwrap().to_str().unwrap().replace('.', ""));
-        let mut node = Self { runtime: None, stop: Stop::new(), network: Arc::default(), directory, cgroup_root };
+        let mut node =
+            Self { runtime: None, stop: Stop::new(), network: Arc::default(), directory, cgroup_root, handler };
         node.open().await;
         node.runtime().images().import(busybox().as_slice()).unwrap();
         node
@@ -67,6 +74,7 @@ impl Node {
             shim: PathBuf::from(env!("CARGO_BIN_EXE_timonier-shim")),
             network: self.network.clone(),
             cgroup_root: self.cgroup_root.clone(),
+            handlers: handlers(),
             registries: runtime::registry::Config::default(),
             clock: Arc::new(SystemClock),
             stop: self.stop.clone(),
@@ -108,7 +116,7 @@ impl Node {
     }
 
     async fn sandbox(&self, config: &v1::PodSandboxConfig) -> String {
-        self.runtime().run_pod_sandbox(config.clone(), "").await.map_err(|error| base::chain(&error)).unwrap()
+        self.runtime().run_pod_sandbox(config.clone(), self.handler).await.map_err(|error| base::chain(&error)).unwrap()
     }
 
     async fn create(&self, sandbox: &str, config: v1::ContainerConfig) -> Result<String, String> {
@@ -177,6 +185,19 @@ impl Drop for Node {
             assert_eq!(processes_with(&path), Vec::<i32>::new(), "processes are left");
         }
     }
+}
+
+/// Where installed OCI runtimes are.
+fn handlers() -> Handlers {
+    Handlers { search: PROGRAMS.map(PathBuf::from).to_vec(), ..Handlers::default() }
+}
+
+const PROGRAMS: [&str; 3] = ["/usr/bin", "/usr/sbin", "/usr/local/bin"];
+
+/// Of these, those that are installed.
+fn installed(handlers: &[&'static str]) -> Vec<&'static str> {
+    let is_there = |name: &&&str| PROGRAMS.iter().any(|folder| Path::new(folder).join(name).is_file());
+    handlers.iter().filter(is_there).copied().collect()
 }
 
 /// The processes whose command line names a path: the shims of a node.
@@ -267,7 +288,10 @@ fn security(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_lives_and_leaves_nothing() {
-    let node = Node::new().await;
+    lives(Node::new().await).await;
+}
+
+async fn lives(node: Node) {
     let sandbox = node.sandbox(&node.pod("web")).await;
     let status = node.runtime().pod_sandbox_status(&sandbox).await.unwrap();
     assert_eq!(
@@ -296,13 +320,16 @@ async fn a_pod_lives_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_run_in_containers() {
-    let node = Node::new().await;
+    runs_commands(Node::new().await).await;
+}
+
+async fn runs_commands(node: Node) {
     let sandbox = node.sandbox(&node.pod("exec")).await;
     let id = node.start(&sandbox, script("main", "sleep 1000")).await;
     assert_eq!(node.exec(&id, "echo hi; echo oops >&2; exit 7").await, (7, "hi\noops\n".to_owned()));
     assert_eq!(node.exec(&id, "kill -9 $$").await.0, 137);
     let missing = node.runtime().exec_sync(&id, vec!["nope".to_owned()], 0).await.unwrap_err();
-    assert!(base::chain(&missing).contains("executable file not found in $PATH"), "{}", base::chain(&missing));
+    assert!(base::chain(&missing).contains("not found in $PATH"), "{}", base::chain(&missing));
     let late = node.runtime().exec_sync(&id, vec!["sleep".to_owned(), "1000".to_owned()], 1).await.unwrap_err();
     assert!(matches!(late, cri::RuntimeError::DeadlineExceeded(_)));
     // Input of many times what pipes hold comes back whole.
@@ -358,7 +385,10 @@ async fn commands_run_in_containers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containers_stop_and_say_why() {
-    let node = Node::new().await;
+    stops(Node::new().await).await;
+}
+
+async fn stops(node: Node) {
     let sandbox = node.sandbox(&node.pod("stop")).await;
     let polite =
         node.start(&sandbox, script("polite", "trap 'exit 5' TERM; echo ready; while true; do sleep 0.05; done")).await;
@@ -395,7 +425,12 @@ async fn containers_stop_and_say_why() {
     missing.command = vec!["/no/such/program".to_owned()];
     let id = node.create(&sandbox, missing).await.unwrap();
     let error = base::chain(&node.runtime().start_container(&id).await.unwrap_err());
-    assert!(error.contains("stat /no/such/program: no such file or directory"), "{error}");
+    let wording = if node.handler == "crun" {
+        "executable file `/no/such/program`"
+    } else {
+        "stat /no/such/program: no such file"
+    };
+    assert!(error.contains(wording), "{error}");
     let status = node.status(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
     let (status, text) = node.run(&sandbox, script("fine", "echo still works")).await;
@@ -460,7 +495,10 @@ async fn containers_are_confined() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn volumes_are_mounted_as_asked() {
-    let node = Node::new().await;
+    mounts_volumes(Node::new().await).await;
+}
+
+async fn mounts_volumes(node: Node) {
     let sandbox = node.sandbox(&node.pod("volumes")).await;
     let host = node.directory.path().join("volume");
     std::fs::create_dir(&host).unwrap();
@@ -503,7 +541,10 @@ async fn volumes_are_mounted_as_asked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_may_share_its_processes() {
-    let node = Node::new().await;
+    shares_processes(Node::new().await).await;
+}
+
+async fn shares_processes(node: Node) {
     let mut pod = node.pod("shared");
     let options = v1::NamespaceOption { pid: v1::NamespaceMode::Pod as i32, ..v1::NamespaceOption::default() };
     pod.linux.get_or_insert_default().security_context = Some(v1::LinuxSandboxSecurityContext {
@@ -528,7 +569,10 @@ async fn a_pod_may_share_its_processes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_outlive_the_runtime() {
-    let mut node = Node::new().await;
+    outlives(Node::new().await).await;
+}
+
+async fn outlives(mut node: Node) {
     let sandbox = node.sandbox(&node.pod("outlive")).await;
     let runs = node.start(&sandbox, script("runs", "sleep 1000")).await;
     let ends = node.start(&sandbox, script("ends", "while ! test -e /dev/shm/go; do sleep 0.02; done; exit 4")).await;
@@ -563,7 +607,10 @@ async fn pods_outlive_the_runtime() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_everything_dies_at_once() {
-    let mut node = Node::new().await;
+    dies_at_once(Node::new().await).await;
+}
+
+async fn dies_at_once(mut node: Node) {
     let sandbox = node.sandbox(&node.pod("crash")).await;
     let id = node.start(&sandbox, script("main", "sleep 1000")).await;
     node.close().await;
@@ -656,7 +703,10 @@ fn image_mount(image: &str, target: &str, sub_path: &str) -> v1::Mount {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_are_volumes_that_nobody_writes_to_or_runs() {
-    let node = Node::new().await;
+    mounts_images(Node::new().await).await;
+}
+
+async fn mounts_images(node: Node) {
     let archive = data_image(
         "data:1",
         &[
@@ -678,18 +728,21 @@ async fn images_are_volumes_that_nobody_writes_to_or_runs() {
     let id = node.start(&sandbox, config).await;
     let log = node.directory.path().join("logs/c.log");
     let deadline = Instant::now() + DEADLINE;
-    let lines = loop {
+    let (out, errors) = loop {
+        // Output and errors come each in their order, and between each other in any.
         let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let lines: Vec<String> = text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap().to_owned()).collect();
-        if lines.len() >= 5 {
-            break lines.join("|");
+        let of = |stream: &str| {
+            let lines = text.lines().filter(|line| line.split(' ').nth(1) == Some(stream));
+            lines.map(|line| line.splitn(4, ' ').nth(3).unwrap()).collect::<Vec<_>>().join("|")
+        };
+        if text.lines().count() >= 5 {
+            break (of("stdout"), of("stderr"));
         }
-        assert!(Instant::now() < deadline, "{lines:?}");
+        assert!(Instant::now() < deadline, "{text:?}");
         tokio::task::yield_now().await;
     };
-    assert!(lines.starts_with("new2|run.sh|"), "the upper layer wins, and hides what it removed: {lines}");
-    assert!(lines.contains("Read-only file system") && lines.contains("Permission denied"), "{lines}");
-    assert!(lines.ends_with("|0"), "the image without layers is an empty directory: {lines}");
+    assert_eq!(out, "new2|run.sh|0", "the upper layer wins and hides; an image without layers is an empty directory");
+    assert!(errors.contains("Read-only file system") && errors.contains("Permission denied"), "{errors}");
     // One that is in use stays; a path that is not in it is named.
     let kept = node.runtime().remove_image("data:1").await.unwrap_err();
     assert!(base::chain(&kept).contains("in use by container"), "{}", base::chain(&kept));
@@ -704,4 +757,46 @@ async fn images_are_volumes_that_nobody_writes_to_or_runs() {
     assert!(node.create(&sandbox, unknown).await.unwrap_err().contains("unknown:1"));
     node.runtime().remove_container(&id).await.unwrap();
     node.runtime().remove_image("data:1").await.unwrap();
+}
+
+/// What an installed OCI runtime starts behaves like what our own launcher starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_run_with_an_installed_oci_runtime() {
+    let installed = installed(&["runc", "crun"]);
+    eprintln!(
+        "installed OCI runtimes: {}",
+        if installed.is_empty() { "none".to_owned() } else { installed.join(", ") }
+    );
+    for handler in installed {
+        lives(Node::with(handler).await).await;
+        shares_processes(Node::with(handler).await).await;
+        mounts_images(Node::with(handler).await).await;
+        dies_at_once(Node::with(handler).await).await;
+        outlives(Node::with(handler).await).await;
+        mounts_volumes(Node::with(handler).await).await;
+        runs_commands(Node::with(handler).await).await;
+        stops(Node::with(handler).await).await;
+        is_of_the_machine_where_asked(Node::with(handler).await).await;
+    }
+}
+
+async fn is_of_the_machine_where_asked(node: Node) {
+    let sandbox = node.sandbox(&node.pod("privileged")).await;
+    let text = "ls /dev/loop-control /dev/fuse /dev/kmsg 2>/dev/null | wc -l; echo $FROM_IMAGE";
+    let all = security(script("all", text), |security| security.privileged = true);
+    let (status, text) = node.run(&sandbox, all).await;
+    assert!(status.exit_code == 0 && !text.starts_with('0') && text.ends_with("yes\n"), "{text}");
+    let user = security(script("user", "id -u; touch /tmp/x && ls -n /tmp/x"), |security| {
+        security.run_as_user = Some(v1::Int64Value { value: 1000 });
+    });
+    let (_, text) = node.run(&sandbox, user).await;
+    assert!(text.starts_with("1000\n") && text.contains(" 1000 "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_handler_is_named() {
+    let node = Node::new().await;
+    let error = node.runtime().run_pod_sandbox(node.pod("web"), "special").await.unwrap_err();
+    assert!(base::chain(&error).contains("no runtime for \"special\" is configured"), "{}", base::chain(&error));
+    assert_eq!(std::fs::read_dir(node.root().join("sandboxes")).unwrap().count(), 0);
 }

@@ -24,6 +24,7 @@ use tokio::sync::broadcast;
 
 pub use reset::{ResetError, remove_all};
 
+use crate::handlers::Handlers;
 use crate::images::{self, Store, StoreError};
 use crate::records::RecordError;
 use crate::registry::{self, Registries};
@@ -50,6 +51,8 @@ pub struct Config {
     pub network: Arc<dyn PodNetwork>,
     /// The control group that pods without a parent of their own, and all shims, are below: `timonier`.
     pub cgroup_root: String,
+    /// What runs pods whose class names a handler.
+    pub handlers: Handlers,
     /// Where images come from.
     pub registries: registry::Config,
     /// Time stamps.

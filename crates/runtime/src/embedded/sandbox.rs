@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::state::{Container, Phase, Sandbox, State};
 use super::{Embedded, OpenError, blocking, client, failed, new_id, record_failed};
+use crate::handlers::Launcher;
 use crate::records::{self, ContainerRecord, Durability, Exit, NetworkRecord, SandboxRecord, Share, Started};
 use crate::shim::protocol::{Change, Request};
 
@@ -22,19 +23,16 @@ const READY_BYTES_MAX: u64 = 4096;
 /// How long a shim may take to end all that it holds; longer, and a process of it hangs in the kernel.
 const END_WAIT: Duration = Duration::from_secs(30);
 
-/// The handlers that a pod may name; the empty one is the default.
-const HANDLERS: [&str; 2] = ["", "timonier"];
-
 impl Embedded {
     pub(super) async fn run_sandbox(
         &self,
         config: v1::PodSandboxConfig,
         handler: &str,
     ) -> Result<String, RuntimeError> {
-        if !HANDLERS.contains(&handler) {
-            return Err(RuntimeError::Invalid(format!("no runtime for handler {handler:?} is configured")));
-        }
-        let record = self.sandbox_record(&config, handler)?;
+        let launcher = self.config.handlers.find(handler);
+        let launcher =
+            launcher.ok_or_else(|| RuntimeError::Invalid(format!("no runtime for {handler:?} is configured")))?;
+        let record = self.sandbox_record(&config, handler, launcher)?;
         let (id, action) = (record.id.clone(), format!("run a sandbox for pod {}", record.pod_uid));
         let directory = self.config.root.join("sandboxes").join(&id);
         let (at, wanted, given) = (directory.clone(), record.clone(), config.clone());
@@ -59,7 +57,12 @@ impl Embedded {
         }
     }
 
-    fn sandbox_record(&self, config: &v1::PodSandboxConfig, handler: &str) -> Result<SandboxRecord, RuntimeError> {
+    fn sandbox_record(
+        &self,
+        config: &v1::PodSandboxConfig,
+        handler: &str,
+        launcher: Launcher,
+    ) -> Result<SandboxRecord, RuntimeError> {
         let metadata =
             config.metadata.clone().ok_or_else(|| RuntimeError::Invalid("the sandbox has no metadata".to_owned()))?;
         let linux = config.linux.clone().unwrap_or_default();
@@ -87,6 +90,10 @@ impl Embedded {
             pod_uid: metadata.uid,
             created_at: self.now(),
             runtime_handler: handler.to_owned(),
+            oci_runtime: match launcher {
+                Launcher::Own => None,
+                Launcher::Oci(program) => Some(program),
+            },
             network,
             ipc: share(namespaces.ipc),
             shared_processes: namespaces.pid == v1::NamespaceMode::Pod as i32,
@@ -492,7 +499,7 @@ fn read_sandbox(directory: &Path) -> Result<Option<(Sandbox, Vec<Container>)>, r
     let mut containers = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.is_dir() && !path.ends_with(records::SHM) {
+        if path.is_dir() && !path.ends_with(records::SHM) && !path.ends_with(crate::shim::STATE) {
             match read_container(&path)? {
                 Some(container) => containers.push(container),
                 // Killed before it counted as created, or while it was removed.

@@ -25,6 +25,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Pid;
 
+use super::oci::Oci;
 use super::{filter, root};
 use crate::records::{ContainerRecord, ProcessNamespace};
 
@@ -60,10 +61,10 @@ pub(super) struct Launched {
 
 /// The child's side.
 #[derive(Debug)]
-struct ChildStreams {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+pub(super) struct ChildStreams {
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
 }
 
 /// What is the same for all containers of the pod.
@@ -76,6 +77,8 @@ pub(super) struct Context {
     pub(super) layers: PathBuf,
     /// The pod's process namespace, where its containers share one.
     pub(super) pod_processes: Option<OwnedFd>,
+    /// The installed OCI runtime that starts its containers in this launcher's place.
+    pub(super) oci: Option<Oci>,
 }
 
 /// Starts a container's first process. `target` is the first process of the container whose processes it joins.
@@ -214,7 +217,7 @@ fn report(channel: &UnixStream) -> Result<Option<OwnedFd>, LaunchError> {
     }
 }
 
-fn pipes(stdin: bool) -> Result<(Streams, ChildStreams), LaunchError> {
+pub(super) fn pipes(stdin: bool) -> Result<(Streams, ChildStreams), LaunchError> {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(step("pipe"));
     let (out_read, out_write) = pipe()?;
     let (error_read, error_write) = pipe()?;

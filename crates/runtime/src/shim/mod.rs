@@ -4,11 +4,13 @@
 //!
 //! `timonier shim run DIRECTORY` with the sandbox's directory. The first line on its standard output is `ready`, or why not.
 
+mod bundle;
 mod connection;
 mod filter;
 mod hold;
 mod launch;
 mod log;
+mod oci;
 pub(crate) mod protocol;
 mod root;
 mod server;
@@ -25,9 +27,11 @@ use linux::process::{self, Namespaces};
 use nix::sys::signal::{SigSet, Signal};
 
 pub(crate) use launch::limits_of;
+pub(crate) use oci::STATE;
 
 use crate::records::{self, SandboxRecord, Share};
 use launch::{Context, LaunchError, step};
+use server::note;
 
 /// Runs the shim with the arguments after `shim`; returns the process' exit code. To be called before any thread is made.
 pub fn main(arguments: &[OsString]) -> u8 {
@@ -67,20 +71,27 @@ fn begin(directory: &Path) -> Result<server::Server, LaunchError> {
     rustix::process::chdir("/").map_err(step("chdir"))?;
     protect_from_oom();
     take_namespaces(&record)?;
+    if record.oci_runtime.is_some() {
+        // Roots that an OCI runtime finds mounted are mounted here, where the machine does not see them.
+        process::unshare(Namespaces::CLONE_NEWNS).map_err(step("mount namespace"))?;
+        mount::isolate_namespace().map_err(step("mount namespace"))?;
+        hide_second_hierarchy();
+    }
     if record.ipc == Share::Pod {
         make_shared_memory(&directory)?;
     }
     let pod = if record.shared_processes { Some(hold::start()?) } else { None };
     let cgroups = Cgroups::detect().map_err(step("cgroups"))?;
     let listener = listen(&directory)?;
-    let context = Context { cgroups, directory, layers, pod_processes: pod.map(|(_, namespace)| namespace) };
+    let oci = record.oci_runtime.clone().map(|program| oci::Oci::new(program, &directory));
+    let context = Context { cgroups, directory, layers, pod_processes: pod.map(|(_, namespace)| namespace), oci };
     say_ready()?;
     // On cgroup v1 this waits for the kernel for some milliseconds: while the runtime goes on with the network.
     let group = &record.shim_cgroup;
     let moved =
         context.cgroups.create(group, &linux::cgroup::Limits::default()).and_then(|()| context.cgroups.join(group));
     if let Err(error) = moved {
-        server::note(&format!("stays in the control group of its parent: {}", base::chain(&error)));
+        note(&format!("stays in the control group of its parent: {}", base::chain(&error)));
     }
     Ok(server::Server::new(context, listener, signals))
 }
@@ -108,7 +119,7 @@ fn redirect_errors(directory: &Path) -> Result<(), LaunchError> {
 /// is, as do those of containers that ask for a lower one.
 fn protect_from_oom() {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-998") {
-        server::note(&format!("cannot lower oom_score_adj, going on without: {error}"));
+        note(&format!("cannot lower oom_score_adj, going on without: {error}"));
     }
 }
 
@@ -130,6 +141,15 @@ fn take_namespaces(record: &SandboxRecord) -> Result<(), LaunchError> {
         std::fs::write(&path, value).map_err(step(format!("set sysctl {name} to {value:?}")))?;
     }
     Ok(())
+}
+
+/// Where control groups are version 1's and a few controllers version 2's beside them, crun starts nothing. No limit of a pod is
+/// in those few, so this pod's runtime does not see them.
+fn hide_second_hierarchy() {
+    match mount::unmount("/sys/fs/cgroup/unified", mount::UnmountFlags::DETACH) {
+        Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => {}
+        Err(error) => note(&format!("cannot hide control groups of version 2: {error}")),
+    }
 }
 
 /// `net.ipv4.ip_forward` or, where a part of the name holds dots, `net/ipv4/conf/eth0.1/forwarding`.

@@ -61,7 +61,7 @@ pub(super) fn enter(context: &Context, record: &ContainerRecord, spec: &Spec) ->
 /// Lower layers, an upper layer and its work directory become `rootfs`. All names are short and relative to the layers, as
 /// the options must fit into one page; `volatile` because an upper layer is never used again after a power loss, and
 /// without it every end of a container waits for the disk.
-fn mount_overlay(layers: &Path, directory: &Path, record: &ContainerRecord) -> Result<(), LaunchError> {
+pub(super) fn mount_overlay(layers: &Path, directory: &Path, record: &ContainerRecord) -> Result<(), LaunchError> {
     rustix::process::chdir(layers).map_err(step("layers"))?;
     let lower: Vec<_> = record.layers.iter().rev().map(String::as_str).collect();
     let upper = Path::new("../sandboxes").join(&record.sandbox_id).join(&record.id);
@@ -81,7 +81,7 @@ fn mount_overlay(layers: &Path, directory: &Path, record: &ContainerRecord) -> R
 }
 
 /// A copy of what is at a path of an image, read-only; the overlay that it comes from is mounted in this namespace for a moment.
-fn image_tree(layers: &Path, directory: &Path, wanted: &oci::Mount) -> Result<OwnedFd, LaunchError> {
+pub(super) fn image_tree(layers: &Path, directory: &Path, wanted: &oci::Mount) -> Result<OwnedFd, LaunchError> {
     let what = || format!("mount an image on {}", wanted.destination().display());
     let options = wanted.options().iter().flatten().filter_map(|option| option.strip_prefix("layer="));
     let mut lower: Vec<_> = options.collect();

@@ -321,7 +321,11 @@ impl Server {
             Role::Exec(exec) => {
                 if let Some(exec) = self.execs.get_mut(&exec) {
                     exec.connection = 0;
-                    if let Err(error) = rustix::process::kill_process_group(exec.pid, rustix::process::Signal::KILL) {
+                    // Not every OCI runtime makes a command the leader of a group.
+                    let group = rustix::process::kill_process_group(exec.pid, rustix::process::Signal::KILL);
+                    if let Err(error) =
+                        group.or_else(|_| rustix::process::kill_process(exec.pid, rustix::process::Signal::KILL))
+                    {
                         note(&format!("cannot kill a command that nobody reads: {error}"));
                     }
                 }
@@ -391,11 +395,9 @@ impl Server {
         };
         let answer = match request {
             Request::Start { container } => self.start(&container),
-            Request::Signal { container, signal } => {
-                self.with_process(&container, |pid| process::signal_raw(pid, signal))
-            }
+            Request::Signal { container, signal } => self.signal(&container, signal),
             // The end of the first process is the end of all: by the kernel in a process namespace, else by `container_ended`.
-            Request::Kill { container } => self.with_process(&container, |pid| process::signal(pid, libc::SIGKILL)),
+            Request::Kill { container } => self.signal(&container, libc::SIGKILL),
             Request::Exec { container, command, tty, stdin } => return self.exec(id, &container, command, tty, stdin),
             Request::Attach { container, stdin } => return self.attach(id, container, stdin),
             Request::ReopenLog { container } => self.reopen_log(&container),
@@ -413,11 +415,15 @@ impl Server {
         }
     }
 
-    fn with_process(&self, id: &str, act: impl FnOnce(Pid) -> std::io::Result<()>) -> Answer {
+    fn signal(&self, id: &str, signal: i32) -> Answer {
         let Some(pid) = self.containers.get(id).and_then(|container| container.pid) else {
             return Answer::NotRunning;
         };
-        match act(pid) {
+        let sent = match &self.context.oci {
+            Some(oci) => oci.kill(&self.context.directory.join(id), id, signal),
+            None => process::signal_raw(pid, signal).map_err(|error| LaunchError(error.to_string())),
+        };
+        match sent {
             Ok(()) => Answer::Done,
             Err(error) => Answer::Failed { message: error.to_string() },
         }
@@ -460,7 +466,10 @@ impl Server {
         let directory = self.context.directory.join(id);
         records::write(&directory, records::STARTED, &Started { started_at }, Durability::Process)
             .map_err(step("record"))?;
-        let launched = launch::start(&self.context, &record, &spec, target)?;
+        let launched = match &self.context.oci {
+            Some(oci) => oci.start(&self.context, &record, &spec, target),
+            None => launch::start(&self.context, &record, &spec, target),
+        }?;
         let pipes = Pipes::new(launched.streams);
         Ok(Container { record, pid: Some(launched.pid), started_at, pipes, log, exit: None, log_failed: false })
     }
@@ -513,7 +522,11 @@ impl Server {
                 environment.push("TERM=xterm".to_owned());
             }
         }
-        launch::execute(&self.context, &container.record, &spec, &process, pid, stdin).map(Some)
+        match &self.context.oci {
+            Some(oci) => oci.execute(&self.context.directory.join(id), id, self.next, &process, stdin),
+            None => launch::execute(&self.context, &container.record, &spec, &process, pid, stdin),
+        }
+        .map(Some)
     }
 
     fn attach(&mut self, id: u64, container: String, stdin: bool) {
@@ -602,6 +615,9 @@ impl Server {
         let killed = self.context.cgroups.kill(&group);
         self.drain(&owner);
         let out_of_memory = self.context.cgroups.oom_kills(&group) > 0;
+        if let Some(oci) = &self.context.oci {
+            oci.forget(&self.context.directory.join(id), id);
+        }
         if let Err(error) = killed.and_then(|()| self.context.cgroups.remove(&group)) {
             // The container's removal tries again and tells.
             note(&base::chain(&error));

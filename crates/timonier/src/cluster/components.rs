@@ -71,6 +71,7 @@ async fn open_runtime(base: &Base, network: LateNetwork) -> Result<Arc<runtime::
         shim: std::env::current_exe().context("cannot find our own program file")?,
         network: Arc::new(network),
         cgroup_root: base.data.cgroup(),
+        handlers: base.node.handlers(),
         registries: base.node.registries(&base.data)?,
         clock: base.clock.clone(),
         stop: base.stop.child(),

@@ -32,6 +32,9 @@ pub(crate) struct NodeOptions {
     /// data directory, where it is there].
     #[arg(long, value_name = "FILE")]
     registries_config: Option<PathBuf>,
+    /// The OCI runtime behind a handler that a RuntimeClass names; runc, crun, youki, runsc and kata are found by themselves.
+    #[arg(long, value_name = "HANDLER=PROGRAM", value_parser = handler)]
+    oci_runtime: Vec<(String, PathBuf)>,
     /// Pods that run here at most.
     #[arg(long, value_name = "NUMBER", default_value_t = 110)]
     max_pods: u16,
@@ -106,6 +109,20 @@ impl NodeOptions {
         Ok(config)
     }
 
+    /// What runs pods whose class names a handler.
+    pub(super) fn handlers(&self) -> runtime::Handlers {
+        #[expect(clippy::disallowed_methods, reason = "the environment is read here, in the binary")]
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+        runtime::Handlers {
+            named: self.oci_runtime.iter().cloned().collect(),
+            search: std::env::split_paths(&path)
+                .chain(system.map(PathBuf::from))
+                .filter(|path| path.is_absolute())
+                .collect(),
+        }
+    }
+
     pub(super) fn settings(&self, data: &DataDir) -> Settings {
         let defaults = Settings::default();
         let both = |of: fn(&Reserved) -> i64| of(&self.kube_reserved).saturating_add(of(&self.system_reserved));
@@ -128,6 +145,19 @@ impl NodeOptions {
             unsafe_sysctls: self.allowed_unsafe_sysctls.clone(),
             manifests: Some(self.pod_manifest_path.clone().unwrap_or_else(|| data.path("manifests"))),
         }
+    }
+}
+
+fn handler(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, program) = text.split_once('=').ok_or_else(|| format!("{text:?} is no HANDLER=PROGRAM"))?;
+    if let Some(why) = machinery::names::dns1123_label(name).into_iter().next() {
+        return Err(format!("{name:?} is no handler: {why}"));
+    }
+    let program = PathBuf::from(program);
+    if program.is_absolute() {
+        Ok((name.to_owned(), program))
+    } else {
+        Err(format!("{text:?}: the program's path is not absolute"))
     }
 }
 
