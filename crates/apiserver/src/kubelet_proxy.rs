@@ -239,8 +239,21 @@ pub(crate) async fn fetch(call: &Call, node: &str, path: &str) -> Result<Bytes, 
     Ok(body.map_err(unread)?.to_bytes())
 }
 
+/// A node's kubelet or, where another port is named, whatever listens there on its address.
 async fn node_proxy(call: &Call, request: &Request) -> Result<Destination, ApiError> {
-    kubelet(call, &call.target.name, rest(call, request)).await
+    let (_, name, port) = split_target(&call.target.name);
+    let kubelet = kubelet(call, name, rest(call, request)).await?;
+    if port.is_empty() || port == kubelet.address.port().to_string() {
+        return Ok(kubelet);
+    }
+    let port = port
+        .parse()
+        .map_err(|_| ApiError::new(Reason::BadRequest, format!("invalid node request {:?}", call.target.name)))?;
+    let address = SocketAddr::new(kubelet.address.ip(), port);
+    if address.ip().is_loopback() || address.ip().is_unspecified() {
+        return Err(ApiError::new(Reason::BadRequest, format!("address not allowed for node {name:?}")));
+    }
+    Ok(Destination { address, security: Security::Plain, websockets: false, ..kubelet })
 }
 
 /// `name`, `name:port` or `scheme:name:port`, as the proxy subresources name their target.

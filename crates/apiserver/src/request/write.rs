@@ -330,7 +330,7 @@ async fn modify_once(
         name => strategy.prepare_for_subresource_update(context, name, &mut new, &old),
     }
     metadata::keep_for_update(&mut new, &old);
-    if strategy.has_generation() && subresource.is_empty() {
+    if strategy.has_generation() && !matches!(subresource, "status" | "binding") {
         metadata::bump_generation(strategy, &mut new, &old);
     }
     let mut errors = metadata::validate_update(resource, strategy, &new, &old, key);

@@ -295,3 +295,23 @@ async fn a_pod_is_asked_with_the_method_of_the_client() {
         assert_eq!((status, std::str::from_utf8(&body).unwrap()), (StatusCode::OK, &*expected));
     }
 }
+
+/// `node:port` names the kubelet where the port is its own; what listens on the server itself is nobody's to reach.
+#[tokio::test]
+async fn a_node_may_be_named_with_a_port() {
+    let (cluster, tasks) = (Cluster::start().await, Tasks::new("test"));
+    with_kubelet(&cluster, &tasks).await;
+    let node = cluster.get("/api/v1/nodes/n1").await;
+    let port = &node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+    for uri in
+        ["/api/v1/nodes/n1/proxy/containerLogs/a".to_owned(), format!("/api/v1/nodes/n1:{port}/proxy/containerLogs/a")]
+    {
+        let response = cluster.send(Request::get(&uri).body(Bytes::new()).unwrap()).await;
+        let (status, body) = (response.status(), read(response.into_body()).await);
+        assert_eq!((status, &body[..]), (StatusCode::OK, &b"/containerLogs/a"[..]), "{uri}");
+    }
+    let (status, refused) = cluster.call(Method::GET, "/api/v1/nodes/n1:1/proxy/pods", &Value::Null).await;
+    assert_eq!((status, &refused["message"]), (StatusCode::BAD_REQUEST, &json!("address not allowed for node \"n1\"")));
+    let (status, _) = cluster.call(Method::GET, "/api/v1/nodes/n1:kubelet/proxy/pods", &Value::Null).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}

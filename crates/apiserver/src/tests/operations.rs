@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
-use super::{CONFIG_MAPS, Cluster, config_map, read};
+use super::{CONFIG_MAPS, Cluster, PODS, config_map, read};
 
 async fn text(cluster: &Cluster, uri: &str) -> (StatusCode, String) {
     let answer = cluster.send(Request::get(uri).body(bytes::Bytes::new()).unwrap()).await;
@@ -169,4 +169,26 @@ async fn a_backup_is_for_administrators_and_whole() {
     assert!(items.iter().any(|item| item.key == "/registry/core/configmaps/default/kept"));
     let someone = cluster.server.transport(crate::authentication::UserInfo::new("jane", &[]));
     assert_eq!(someone.send(request()).await.unwrap().status(), StatusCode::FORBIDDEN);
+}
+
+/// Who waits for a change of a pod to be observed goes by its generation.
+#[tokio::test]
+async fn what_a_pod_wants_counts_by_each_path() {
+    let cluster = Cluster::start().await;
+    let container = |name: &str| json!({"name": name, "image": "i", "resources": {"requests": {"cpu": "20m"}}});
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [container("c")]}});
+    assert_eq!(cluster.post(PODS, pod).await["metadata"]["generation"], 1);
+    let resize = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "25m"}}}]}});
+    let more = json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}});
+    let status = json!({"status": {"message": "seen"}});
+    for (path, change, generation) in
+        [("resize", &resize, 2), ("resize", &resize, 2), ("ephemeralcontainers", &more, 3), ("status", &status, 3)]
+    {
+        let (code, changed) = cluster.call(Method::PATCH, &format!("{PODS}/p/{path}"), change).await;
+        assert_eq!(
+            (code, &changed["metadata"]["generation"]),
+            (StatusCode::OK, &json!(generation)),
+            "{path}: {changed}"
+        );
+    }
 }
