@@ -21,7 +21,8 @@ struct DefaultTolerationSeconds;
 
 impl Plugin for DefaultTolerationSeconds {
     fn mutate<'a>(&'a self, attempt: &'a Attempt<'a>, pod: &'a mut Value) -> BoxFuture<'a, Result<(), ApiError>> {
-        if attempt.operation == Operation::Create
+        // Also where a change writes the list anew without them.
+        if matches!(attempt.operation, Operation::Create | Operation::Update)
             && is_main(attempt, resources::PODS)
             && let Some(spec) = present(pod, "spec")
         {
@@ -33,6 +34,7 @@ impl Plugin for DefaultTolerationSeconds {
 
 fn add(spec: &mut Value) {
     let mut tolerations = list(&spec["tolerations"]).to_vec();
+    let given = tolerations.len();
     for taint in TAINTS {
         let tolerates = |toleration: &Value| {
             let (key, effect) = (text(&toleration["key"]), text(&toleration["effect"]));
@@ -44,7 +46,9 @@ fn add(spec: &mut Value) {
             tolerations.push(toleration);
         }
     }
-    set(spec, "tolerations", tolerations);
+    if tolerations.len() > given {
+        set(spec, "tolerations", tolerations);
+    }
 }
 
 #[cfg(test)]

@@ -216,3 +216,18 @@ async fn a_pod_learns_from_its_labels_where_its_node_is() {
     let labels = cluster.get(&format!("{PODS}/elsewhere")).await["metadata"]["labels"].clone();
     assert_eq!(labels["topology.kubernetes.io/zone"], "claimed");
 }
+
+/// A client that replaces the list leaves out what the server put in: that stays, as it may not be taken out.
+#[tokio::test]
+async fn tolerations_that_the_server_added_survive_a_new_list() {
+    let cluster = Cluster::start().await;
+    let mut pod = cluster
+        .post(PODS, json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}))
+        .await;
+    pod["spec"]["tolerations"] = json!([{"key": "own", "operator": "Exists"}]);
+    let (status, changed) = cluster.call(Method::PUT, &format!("{PODS}/p"), &pod).await;
+    assert_eq!((status, &changed["metadata"]["generation"]), (StatusCode::OK, &json!(2)), "{changed}");
+    let keys: Vec<_> =
+        changed["spec"]["tolerations"].as_array().unwrap().iter().map(|one| one["key"].clone()).collect();
+    assert_eq!(keys, ["own", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+}

@@ -19,9 +19,10 @@ use super::options::{NODE_PREFIX, Options};
 use super::renewal::Renewals;
 use super::running::Running;
 use super::settings::CONFIG_MAP;
-use super::{Base, KUBELET_CLIENT, encryption, storage_class, version};
+use super::{Base, KUBELET_CLIENT, encryption, ingress, storage_class, version};
 use crate::data_dir::{DATASTORE, DataDir};
 use crate::pki::{Leaf, Pki, Purpose};
+use crate::tls::Identity;
 use crate::{kubeconfig, tls};
 
 /// What the control plane's components are made from.
@@ -63,7 +64,7 @@ impl ControlPlane {
             audit: Some(options.audit(&base.data)?),
             encryption: Arc::new(encryption::keys(&base.data)?),
             limits: apiserver::Limits::default(),
-            metrics: scheduler::metrics::METRICS.to_vec(),
+            metrics: [scheduler::metrics::METRICS, edge::ingress::metrics::METRICS].concat(),
             components: vec![
                 running.controllers.component("controller-manager"),
                 running.scheduler.component("scheduler"),
@@ -81,7 +82,7 @@ impl ControlPlane {
     }
 
     /// Starts all components.
-    pub(super) fn start(self, listener: TcpListener) -> Result<()> {
+    pub(super) fn start(self, listener: TcpListener, doors: ingress::Sockets, unnamed: Identity) -> Result<()> {
         let plane = Arc::new(self);
         let (server, serving) = (plane.api_server.clone(), plane.base.stop.child());
         plane.base.tasks.spawn("api server listener", async move { server.serve(listener, serving).await });
@@ -89,13 +90,14 @@ impl ControlPlane {
         scheduler(&plane);
         cluster_dns_service(&plane);
         storage_class::make(&plane);
+        ingress::start(&plane, doors, unnamed);
         node_settings(&plane);
         Ok(())
     }
 
     /// A client with an identity, that calls the API server's request function directly. The component's name, up to a slash, is
     /// the manager of the fields that it writes: upstream's names, which tools know and leave out.
-    fn client(&self, user: UserInfo, component: &str) -> Client {
+    pub(super) fn client(&self, user: UserInfo, component: &str) -> Client {
         Client::new(self.api_server.transport(user), component)
     }
 

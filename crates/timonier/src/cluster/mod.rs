@@ -7,6 +7,7 @@
 pub(crate) mod components;
 mod control_plane;
 pub(crate) mod encryption;
+mod ingress;
 mod late_network;
 mod node_options;
 mod options;
@@ -129,13 +130,20 @@ pub(crate) fn run(
             addresses: vec![IpAddr::V4(base.node_ip)],
         };
         let serving = renewals.leaf(&pki, "kubelet", names)?;
+        let unnamed = renewals.leaf(&pki, "ingress", ingress_purpose(&base))?;
         let (transport, ca_pem) = (plane.node_transport(), pki.ca_pem().to_owned());
-        plane.start(TcpListener::from_std(api_listener)?)?;
+        let doors = ingress::Sockets::open(options.ingress_http_port, options.ingress_https_port);
+        plane.start(TcpListener::from_std(api_listener)?, doors, unnamed)?;
         base.tasks.spawn("certificates", renewals.run(pki, base.stop.child()));
         let node = Node { base: base.clone(), transport, serving, ca_pem, listener };
         let ready = components::start(node).await?;
         run_until_told(&base, ready, &mut told, on_ready).await
     })
+}
+
+/// What hosts without a certificate show.
+fn ingress_purpose(base: &Base) -> Purpose {
+    Purpose::Server { names: vec!["timonier-ingress.invalid".to_owned()], addresses: vec![IpAddr::V4(base.node_ip)] }
 }
 
 /// The threads that all components share.

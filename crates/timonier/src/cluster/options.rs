@@ -32,6 +32,12 @@ pub(crate) struct Options {
     /// `none`, where something else gives them.
     #[arg(long, value_name = "CIDR", default_value = "nodes")]
     load_balancer_pool: controllers::service_lb::Addresses,
+    /// Where requests to Ingresses come; 0 serves none.
+    #[arg(long, value_name = "PORT", default_value_t = 80)]
+    pub(super) ingress_http_port: u16,
+    /// Where requests to Ingresses come over TLS; 0 serves none.
+    #[arg(long, value_name = "PORT", default_value_t = 443)]
+    pub(super) ingress_https_port: u16,
     /// The domain that services' names end with.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
