@@ -6,6 +6,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod datagrams;
 pub mod disk;
 pub mod memory;
 pub mod mount;

@@ -171,7 +171,7 @@ impl Query<'_> {
 
     /// The records, if they are of the kind that was asked for.
     fn of_kind(&self, kind: RecordType, records: impl FnOnce() -> Vec<RData>) -> Answer {
-        if self.kind != kind && self.kind != RecordType::ANY {
+        if self.kind != kind {
             return Answer::NoData;
         }
         let records: Vec<_> = records().into_iter().map(|data| self.record(data)).collect();
@@ -187,7 +187,6 @@ impl Query<'_> {
         let wanted = |ip: &IpAddr| match self.kind {
             RecordType::A => ip.is_ipv4(),
             RecordType::AAAA => ip.is_ipv6(),
-            RecordType::ANY => true,
             _ => false,
         };
         let ips: BTreeSet<IpAddr> = ips.into_iter().filter(wanted).collect();
@@ -214,7 +213,7 @@ impl Query<'_> {
                 let wanted = |candidate: &Port| named(candidate, port) && speaks(candidate, protocol);
                 if !service.ports.iter().any(wanted) {
                     Answer::NoName
-                } else if self.kind == RecordType::SRV || self.kind == RecordType::ANY {
+                } else if self.kind == RecordType::SRV {
                     self.srv(key, service, wanted)
                 } else {
                     Answer::NoData

@@ -125,11 +125,13 @@ impl Index {
     /// All services that were present at the start are here.
     pub fn services_synced(&mut self) {
         self.synced.0 = true;
+        self.changed();
     }
 
     /// All slices that were present at the start are here.
     pub fn slices_synced(&mut self) {
         self.synced.1 = true;
+        self.changed();
     }
 
     /// Takes in a service's state.
