@@ -139,6 +139,7 @@ fn chains() -> Vec<(&'static str, Option<Hook>, Vec<Rule>)> {
 mod tests {
     use cri::PortMapping;
     use linux::net::{FakeNet, Net};
+    use proptest::prelude::{Strategy, prop, proptest};
 
     use super::*;
 
@@ -160,34 +161,40 @@ mod tests {
         PortMapping { protocol, host_ip, host_port, container_port: 8080 }
     }
 
-    /// Whatever comes and goes: the difference leads where a start from nothing does.
-    #[tokio::test]
-    async fn by_difference_as_from_nothing() {
-        let worlds: Vec<BTreeMap<String, Sandbox>> = vec![
-            BTreeMap::new(),
-            [sandbox("a", 2, 1, vec![port(6, 80, None), port(17, 53, None)])].into(),
-            [
-                sandbox("a", 2, 1, vec![port(6, 80, None), port(17, 53, None)]),
-                sandbox("b", 3, 2, vec![port(6, 80, None), port(6, 80, Some("192.0.2.1")), port(6, 81, Some("::1"))]),
-            ]
-            .into(),
-            [sandbox("b", 3, 2, vec![port(6, 80, None)])].into(),
-            [sandbox("a", 4, 3, vec![port(17, 53, None)])].into(),
-            BTreeMap::new(),
-        ];
-        let net = FakeNet::new();
-        net.commit(TABLE, &from_nothing(&worlds[0])).await.unwrap();
-        for pair in worlds.windows(2) {
-            let (changes, _) = change(&pair[0], &pair[1]);
-            assert!(
-                changes
-                    .iter()
-                    .all(|change| matches!(change, Change::AddElements { .. } | Change::RemoveElements { .. }))
-            );
-            net.commit(TABLE, &changes).await.unwrap();
-            let fresh = FakeNet::new();
-            fresh.commit(TABLE, &from_nothing(&pair[1])).await.unwrap();
-            assert_eq!(net.state().tables, fresh.state().tables);
+    fn any_port() -> impl Strategy<Value = PortMapping> {
+        let protocol = prop::sample::select(vec![6u8, 17, 132]);
+        let address = prop::sample::select(vec![None, Some("192.0.2.1"), Some("127.0.0.1"), Some("::1")]);
+        (protocol, 80u16..82, address).prop_map(|(protocol, number, address)| port(protocol, number, address))
+    }
+
+    /// Some of four pods, of which any two may want the same port.
+    fn any_world() -> impl Strategy<Value = BTreeMap<String, Sandbox>> {
+        let pod = (1u8..5, 2u8..6, 1u64..9, prop::collection::vec(any_port(), 0..4));
+        prop::collection::vec(pod, 0..4).prop_map(|pods| {
+            let name = |number: u8| char::from(b'a' + number).to_string();
+            pods.into_iter().map(|(number, last, order, ports)| sandbox(&name(number), last, order, ports)).collect()
+        })
+    }
+
+    proptest! {
+        /// Whatever comes and goes: the difference leads where a start from nothing does.
+        #[test]
+        fn by_difference_as_from_nothing(worlds in prop::collection::vec(any_world(), 1..12)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let net = FakeNet::new();
+                net.commit(TABLE, &from_nothing(&worlds[0])).await.unwrap();
+                for pair in worlds.windows(2) {
+                    let (changes, _) = change(&pair[0], &pair[1]);
+                    assert!(changes.iter().all(|change| {
+                        matches!(change, Change::AddElements { .. } | Change::RemoveElements { .. })
+                    }));
+                    net.commit(TABLE, &changes).await.unwrap();
+                    let fresh = FakeNet::new();
+                    fresh.commit(TABLE, &from_nothing(&pair[1])).await.unwrap();
+                    assert_eq!(net.state().tables, fresh.state().tables);
+                }
+            });
         }
     }
 

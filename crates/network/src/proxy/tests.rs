@@ -57,6 +57,8 @@ fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> Slice {
 enum Step {
     Service(u8, Option<Service>),
     Slice(u8, u8, Option<Slice>),
+    /// The node's zone is another.
+    Zone(Option<&'static str>),
     /// Everything so far, in one transaction.
     Apply,
     /// The process ends and starts again.
@@ -65,27 +67,65 @@ enum Step {
     Lose,
 }
 
+/// Ports of all protocols, some at the same number on the nodes: services compete for it, or for an external address.
+fn any_ports() -> impl Strategy<Value = Vec<Port>> {
+    let name = prop::sample::select(vec!["http", "dns", ""]);
+    let protocol = prop::sample::select(vec![6u8, 17, 132]);
+    let port = (name, protocol, 80u16..82, prop::option::of(30_001u16..30_004)).prop_map(
+        |(name, protocol, port, node_port)| Port { name: name.to_owned(), protocol, port, node_port },
+    );
+    prop::collection::vec(port, 0..4)
+}
+
 fn any_service() -> impl Strategy<Value = Service> {
-    (1u8..4, any::<bool>(), any::<bool>(), prop::option::of(1u32..3), 0u8..3, 0u8..3).prop_map(
-        |(number, internal_local, external_local, affinity_seconds, externals, ranges)| Service {
-            internal_local,
-            external_local,
-            affinity_seconds,
-            // Shared between services, so that they compete for a frontend.
-            external_ips: (0..externals).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect(),
-            balancer_ips: (1..externals).map(|last| Ipv4Addr::new(192, 0, 3, last)).collect(),
-            source_ranges: (0..ranges).map(|third| Ipv4Net::new_assert(Ipv4Addr::new(172, 16, third, 0), 24)).collect(),
-            ..service(number)
+    let addresses = |third: u8, most: u8| {
+        let last = prop::collection::btree_set(0..most, 0..usize::from(most));
+        last.prop_map(move |last| last.into_iter().map(|last| Ipv4Addr::new(192, 0, third, last)).collect::<Vec<_>>())
+    };
+    let policies = (any::<bool>(), any::<bool>(), prop::option::of(1u32..3), prop::option::of(31_000u16..31_002));
+    let ranges = prop::collection::btree_set(0u8..3, 0..3);
+    (1u8..4, 1u8..3, any_ports(), policies, addresses(2, 3), addresses(3, 3), ranges).prop_map(
+        |(number, cluster_ips, ports, policies, external_ips, balancer_ips, ranges)| {
+            let (internal_local, external_local, affinity_seconds, health_check_node_port) = policies;
+            Service {
+                cluster_ips: (0..cluster_ips).map(|third| Ipv4Addr::new(10, 43, third, number)).collect(),
+                external_ips,
+                balancer_ips,
+                source_ranges: ranges
+                    .into_iter()
+                    .map(|third| Ipv4Net::new_assert(Ipv4Addr::new(172, 16, third, 0), 24))
+                    .collect(),
+                health_check_node_port,
+                ports,
+                internal_local,
+                external_local,
+                affinity_seconds,
+            }
         },
     )
 }
 
 fn any_slice() -> impl Strategy<Value = Slice> {
-    let endpoint = (1u8..9, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(number, ready, ending, here)| {
-        let node = Some(if here { NODE } else { "node-2" }.to_owned());
-        Endpoint { ready, ending, node, ..endpoint(number) }
-    });
-    prop::collection::vec(endpoint, 0..6).prop_map(slice)
+    let hints = |places: &'static [&'static str]| {
+        let some = prop::sample::subsequence(places, 0..=places.len());
+        prop::option::weighted(0.7, some).prop_map(|places| Some(places?.iter().map(|place| (*place).to_owned()).collect()))
+    };
+    let node = prop::sample::select(vec![Some(NODE), Some("node-2"), None]);
+    let endpoint = (1u8..9, any::<bool>(), any::<bool>(), node, hints(&[NODE, "node-2"]), hints(&["a", "b"])).prop_map(
+        |(number, ready, ending, node, for_nodes, for_zones)| Endpoint {
+            ready,
+            ending,
+            node: node.map(str::to_owned),
+            for_nodes,
+            for_zones,
+            ..endpoint(number)
+        },
+    );
+    let ports = prop::sample::subsequence(vec![("http", 6, 8080), ("dns", 17, 53), ("", 132, 81), ("http", 132, 82)], 0..=4);
+    (prop::collection::vec(endpoint, 0..6), ports).prop_map(|(endpoints, ports)| Slice {
+        ports: ports.into_iter().map(|(name, protocol, port)| (name.to_owned(), protocol, port)).collect(),
+        endpoints,
+    })
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -94,6 +134,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (1u8..4, 1u8..3, prop::option::weighted(0.8, any_slice()))
             .prop_map(|(service, number, slice)| Step::Slice(service, number, slice)),
         6 => Just(Step::Apply),
+        1 => prop::option::of(prop::sample::select(vec!["a", "b"])).prop_map(Step::Zone),
         1 => Just(Step::Restart),
         1 => Just(Step::Lose),
     ]
@@ -104,10 +145,12 @@ fn any_step() -> impl Strategy<Value = Step> {
 struct World {
     services: BTreeMap<u8, Service>,
     slices: BTreeMap<(u8, u8), Slice>,
+    zone: Option<&'static str>,
 }
 
 impl World {
     fn tell(&self, proxy: &mut Proxy) {
+        proxy.set_zone(self.zone.map(str::to_owned));
         for (number, service) in &self.services {
             proxy.set_service(&key(*number), Some(service.clone()));
         }
@@ -152,6 +195,10 @@ async fn check(steps: Vec<Step>) {
                     Some(slice) => world.slices.insert((service, number), slice),
                     None => world.slices.remove(&(service, number)),
                 };
+            }
+            Step::Zone(zone) => {
+                proxy.set_zone(zone.map(str::to_owned));
+                world.zone = zone;
             }
             Step::Lose => {
                 net.with(|state| state.tables.clear());
