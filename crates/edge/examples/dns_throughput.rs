@@ -1,7 +1,7 @@
 //! How many answers a second one core gives: the whole of cluster DNS on a thread of its own, over a loopback socket, with
 //! an API in memory. The client has the other cores.
 //!
-//! `cargo run --release -p edge --example dns_throughput [seconds]`
+//! `cargo run --release -p edge --example dns_throughput [seconds] [questions in flight]`
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement for people")]
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -17,11 +17,12 @@ use linux::datagrams::{BATCH_MAX, Batch};
 use serde_json::json;
 
 const SERVICES: usize = 1000;
-/// How many clients ask, each one question at a time.
-const CLIENTS: usize = 64;
+/// How many questions are under way at a time.
+const IN_FLIGHT: usize = 64;
 
 fn main() {
-    let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
+    let argument = |at: usize| std::env::args().nth(at).and_then(|text| text.parse().ok());
+    let (seconds, in_flight) = (argument(1).unwrap_or(5), argument(2).map_or(IN_FLIGHT, |number| number as usize));
     let address = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).expect("loopback");
     let (tell, told) = mpsc::channel();
     let stop = Stop::new();
@@ -43,7 +44,8 @@ fn main() {
             (0..4_000_000).map(|number| format!("none-{number}.ns.svc.cluster.local")).collect::<Vec<_>>(),
         ),
     ] {
-        measure(story, &names, address, &stat, Duration::from_secs(seconds));
+        let client = Asking { server: address, stat: &stat, in_flight };
+        client.measure(story, &names, Duration::from_secs(seconds));
     }
     stop.stop();
     server.join().expect("it ends");
@@ -76,48 +78,59 @@ fn question(name: &str, id: u16) -> Vec<u8> {
     message
 }
 
-fn measure(story: &str, names: &[String], server: SocketAddr, stat: &std::path::Path, time: Duration) {
-    let mut names = names.iter().cycle();
-    let mut next = || question(names.next().expect("it goes round"), 7);
-    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback");
-    client.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-    // Once round, until the server knows all.
-    loop {
-        client.send_to(&next(), server).expect("loopback");
-        let mut answer = [0; 512];
-        let length = client.recv(&mut answer).expect("an answer");
-        if length > 12 && answer[3] & 0xf != 2 {
-            break;
+/// Who asks, and where the server's times are.
+struct Asking<'a> {
+    server: SocketAddr,
+    stat: &'a std::path::Path,
+    in_flight: usize,
+}
+
+impl Asking<'_> {
+    fn measure(&self, story: &str, names: &[String], time: Duration) {
+        let (server, stat) = (self.server, self.stat);
+        let mut names = names.iter().cycle();
+        let mut next = || question(names.next().expect("it goes round"), 7);
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback");
+        client.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        // Once round, until the server knows all.
+        loop {
+            client.send_to(&next(), server).expect("loopback");
+            let mut answer = [0; 512];
+            let length = client.recv(&mut answer).expect("an answer");
+            if length > 12 && answer[3] & 0xf != 2 {
+                break;
+            }
         }
+        for _ in 0..self.in_flight {
+            client.send_to(&next(), server).expect("loopback");
+        }
+        let (mut batch, mut answers, begun, before) = (Batch::new(512), 0u64, Instant::now(), cpu(stat));
+        let mut bytes = Vec::new();
+        while begun.elapsed() < time {
+            let Ok(count) = batch.receive(client.as_fd()) else {
+                std::thread::yield_now();
+                continue;
+            };
+            answers += count as u64;
+            bytes.clear();
+            let replies: Vec<_> = (0..count.min(BATCH_MAX))
+                .map(|at| {
+                    let start = bytes.len();
+                    bytes.extend(next());
+                    (at, start..bytes.len())
+                })
+                .collect();
+            batch.reply(client.as_fd(), &replies, &bytes).expect("loopback");
+        }
+        let (elapsed, used) = (begun.elapsed().as_secs_f64(), cpu(stat) - before);
+        println!(
+            "dns {story}, {} in flight: answers_per_second={:.0} server_core_percent={:.0} microseconds_of_processor_per_answer={:.2}",
+            self.in_flight,
+            answers as f64 / elapsed,
+            used / elapsed * 100.0,
+            used * 1e6 / answers as f64
+        );
     }
-    for _ in 0..CLIENTS {
-        client.send_to(&next(), server).expect("loopback");
-    }
-    let (mut batch, mut answers, begun, before) = (Batch::new(512), 0u64, Instant::now(), cpu(stat));
-    let mut bytes = Vec::new();
-    while begun.elapsed() < time {
-        let Ok(count) = batch.receive(client.as_fd()) else {
-            std::thread::yield_now();
-            continue;
-        };
-        answers += count as u64;
-        bytes.clear();
-        let replies: Vec<_> = (0..count.min(BATCH_MAX))
-            .map(|at| {
-                let start = bytes.len();
-                bytes.extend(next());
-                (at, start..bytes.len())
-            })
-            .collect();
-        batch.reply(client.as_fd(), &replies, &bytes).expect("loopback");
-    }
-    let (elapsed, used) = (begun.elapsed().as_secs_f64(), cpu(stat) - before);
-    println!(
-        "dns {story}: answers_per_second={:.0} server_core_percent={:.0} microseconds_of_processor_per_answer={:.2}",
-        answers as f64 / elapsed,
-        used / elapsed * 100.0,
-        used * 1e6 / answers as f64
-    );
 }
 
 /// The processor time of a thread, in seconds.

@@ -71,9 +71,8 @@ enum Step {
 fn any_ports() -> impl Strategy<Value = Vec<Port>> {
     let name = prop::sample::select(vec!["http", "dns", ""]);
     let protocol = prop::sample::select(vec![6u8, 17, 132]);
-    let port = (name, protocol, 80u16..82, prop::option::of(30_001u16..30_004)).prop_map(
-        |(name, protocol, port, node_port)| Port { name: name.to_owned(), protocol, port, node_port },
-    );
+    let port = (name, protocol, 80u16..82, prop::option::of(30_001u16..30_004))
+        .prop_map(|(name, protocol, port, node_port)| Port { name: name.to_owned(), protocol, port, node_port });
     prop::collection::vec(port, 0..4)
 }
 
@@ -108,7 +107,8 @@ fn any_service() -> impl Strategy<Value = Service> {
 fn any_slice() -> impl Strategy<Value = Slice> {
     let hints = |places: &'static [&'static str]| {
         let some = prop::sample::subsequence(places, 0..=places.len());
-        prop::option::weighted(0.7, some).prop_map(|places| Some(places?.iter().map(|place| (*place).to_owned()).collect()))
+        prop::option::weighted(0.7, some)
+            .prop_map(|places| Some(places?.iter().map(|place| (*place).to_owned()).collect()))
     };
     let node = prop::sample::select(vec![Some(NODE), Some("node-2"), None]);
     let endpoint = (1u8..9, any::<bool>(), any::<bool>(), node, hints(&[NODE, "node-2"]), hints(&["a", "b"])).prop_map(
@@ -121,7 +121,8 @@ fn any_slice() -> impl Strategy<Value = Slice> {
             ..endpoint(number)
         },
     );
-    let ports = prop::sample::subsequence(vec![("http", 6, 8080), ("dns", 17, 53), ("", 132, 81), ("http", 132, 82)], 0..=4);
+    let ports =
+        prop::sample::subsequence(vec![("http", 6, 8080), ("dns", 17, 53), ("", 132, 81), ("http", 132, 82)], 0..=4);
     (prop::collection::vec(endpoint, 0..6), ports).prop_map(|(endpoints, ports)| Slice {
         ports: ports.into_iter().map(|(name, protocol, port)| (name.to_owned(), protocol, port)).collect(),
         endpoints,

@@ -8,6 +8,8 @@
 mod balancers;
 mod host_ports;
 mod policies;
+mod sctp;
+mod services;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
