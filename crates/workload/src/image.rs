@@ -14,7 +14,7 @@ pub const NAME: &str = "example.test/web:1";
 const APPLETS: &[&str] = &[
     "sh", "httpd", "sed", "head", "printf", "nslookup", "cat", "sleep", "hostname", "seq", "ls", "echo", "touch", "id",
     "env", "date", "mkdir", "kill", "nc", "true", "false", "tee", "wc", "ps", "mount", "grep", "readlink", "stat",
-    "tar",
+    "tar", "sort", "tr",
 ];
 
 /// Writes the archive into `folder`; returns its path. Fails where `/bin/busybox` is missing.

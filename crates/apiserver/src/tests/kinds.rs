@@ -83,6 +83,7 @@ fn objects() -> Vec<(&'static str, &'static str, Value)> {
             json!({"spec": {"defaultBackend":
             {"service": {"name": "s", "port": {"number": 80}}}}}),
         ),
+        ("networking.k8s.io/v1", "ServiceCIDR", json!({"spec": {"cidrs": ["10.99.0.0/24"]}})),
         ("networking.k8s.io/v1", "IngressClass", json!({"spec": {"controller": "example.com/c"}})),
         ("networking.k8s.io/v1", "NetworkPolicy", json!({"spec": {"podSelector": {}}})),
         ("discovery.k8s.io/v1", "EndpointSlice", json!({"addressType": "IPv4", "endpoints": [], "ports": []})),
@@ -184,6 +185,15 @@ async fn every_kind_takes_every_operation() {
     }
 }
 
+/// Conformance: "ServiceCIDR and IPAddress API should support IPAddress API operations". Their names are addresses.
+#[tokio::test]
+async fn addresses_take_every_operation() {
+    let cluster = Cluster::start().await;
+    let client = OfKind { cluster: &cluster, resource: resources::IP_ADDRESSES, shown: "IPAddress".to_owned() };
+    let address = json!({"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "web"}}});
+    client.lives_as(address, ["192.0.2.41", "192.0.2.42", "2001:db8::43"]).await;
+}
+
 /// Conformance: "CSIInlineVolumes should support CSIVolumeSource in Pod API".
 #[tokio::test]
 async fn a_pod_with_a_volume_of_a_storage_driver_takes_every_operation() {
@@ -266,10 +276,14 @@ impl OfKind<'_> {
     }
 
     async fn lives(&self, object: Value) {
-        let (all, one) = (self.path(None), self.path(Some("one")));
+        self.lives_as(object, ["one", "two", "three"]).await;
+    }
+
+    async fn lives_as(&self, object: Value, [first, second, third]: [&str; 3]) {
+        let (all, one) = (self.path(None), self.path(Some(first)));
         let chosen = format!("{all}?labelSelector=test%3Dkinds");
         let call = async |method, path: &str, body: &Value| self.cluster.call(method, path, body).await;
-        let created = call(Method::POST, &all, &self.named(object.clone(), "one")).await;
+        let created = call(Method::POST, &all, &self.named(object.clone(), first)).await;
         self.expect("create", StatusCode::CREATED, created);
         let list = self.expect("list", StatusCode::OK, call(Method::GET, &chosen, &Value::Null).await);
         assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{}: {list}", self.shown);
@@ -288,26 +302,26 @@ impl OfKind<'_> {
         let updated = self.expect("update", StatusCode::OK, call(Method::PUT, &one, &got).await);
         assert_eq!(updated["metadata"]["annotations"]["updated"], "true", "{}: {updated}", self.shown);
         self.expect("delete", StatusCode::OK, call(Method::DELETE, &one, &self.at_once()).await);
-        self.let_go("one").await;
+        self.let_go(first).await;
         let gone = call(Method::GET, &one, &Value::Null).await;
         self.expect("get after delete", StatusCode::NOT_FOUND, gone);
-        for wanted in ["MODIFIED one", "MODIFIED one"] {
-            assert_eq!(events.short().await, wanted, "{}", self.shown);
+        for _ in 0..2 {
+            assert_eq!(events.short().await, format!("MODIFIED {first}"), "{}", self.shown);
         }
-        while events.short().await != "DELETED one" {}
-        for name in ["two", "three"] {
+        while events.short().await != format!("DELETED {first}") {}
+        for name in [second, third] {
             let created = call(Method::POST, &all, &self.named(object.clone(), name)).await;
             self.expect("create again", StatusCode::CREATED, created);
         }
         if self.resource.serves(Verb::DeleteCollection) {
             let deleted = call(Method::DELETE, &chosen, &self.at_once()).await;
             self.expect("delete collection", StatusCode::OK, deleted);
-            self.let_go("two").await;
-            self.let_go("three").await;
+            self.let_go(second).await;
+            self.let_go(third).await;
             let left = self.cluster.get(&chosen).await;
             assert_eq!(left["items"], json!([]), "{}", self.shown);
         } else {
-            for name in ["two", "three"] {
+            for name in [second, third] {
                 call(Method::DELETE, &self.path(Some(name)), &self.at_once()).await;
             }
         }

@@ -23,6 +23,7 @@ mod nodes;
 mod operations;
 mod policy;
 mod proxy;
+mod services;
 mod sessions;
 mod storage;
 mod volumes;
