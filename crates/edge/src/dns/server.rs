@@ -108,15 +108,15 @@ impl Server {
         Ok(bound)
     }
 
-    /// The answer to a question that is others'.
+    /// The answer to a question that is others', where it is remembered.
+    pub(crate) fn remembered(&self, asked: &Asked) -> Option<Vec<u8>> {
+        self.forwarder.remembered(asked).map(|(body, age)| asked.answer(&body, age))
+    }
+
+    /// The same, as others answer it.
     pub(crate) async fn ask(&self, asked: Box<Asked>) -> Vec<u8> {
-        let (body, age) = match self.forwarder.remembered(&asked) {
-            Some(remembered) => remembered,
-            None => {
-                let is_ours = |ip: IpAddr| self.responder.index().services_at(ip).next().is_some();
-                self.forwarder.ask(&asked, is_ours).await
-            }
-        };
+        let is_ours = |ip: IpAddr| self.responder.index().services_at(ip).next().is_some();
+        let (body, age) = self.forwarder.ask(&asked, is_ours).await;
         asked.answer(&body, age)
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::Stop;
 use futures::StreamExt;
@@ -18,6 +19,9 @@ use super::server::Server;
 
 /// The longest question that is read: a name, and room for extensions.
 const QUESTION_BYTES_MAX: usize = 1500;
+
+/// How long nothing is received after an error: without a pause one that stays would use up a processor.
+const AFTER_ERROR: Duration = Duration::from_millis(10);
 
 /// Answers until `stop`.
 pub(super) async fn serve(server: Arc<Server>, socket: UdpSocket, stop: Stop) {
@@ -39,8 +43,9 @@ pub(super) async fn serve(server: Arc<Server>, socket: UdpSocket, stop: Stop) {
         let count = match received {
             Ok(count) => count,
             Err(error) => {
-                // Of an answer before, which a client did not take.
                 tracing::debug!(%error, "cannot receive");
+                // Such as no memory: that is not over at once.
+                tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             }
         };
@@ -51,6 +56,11 @@ pub(super) async fn serve(server: Arc<Server>, socket: UdpSocket, stop: Stop) {
                 Outcome::Answered => answers.whom.push((at, start..answers.bytes.len())),
                 Outcome::Nothing => {}
                 Outcome::Ask(asked) => {
+                    if let Some(answer) = server.remembered(&asked) {
+                        answers.bytes.extend(answer);
+                        answers.whom.push((at, start..answers.bytes.len()));
+                        continue;
+                    }
                     let Some(client) = batch.sender(at) else { continue };
                     let server = &server;
                     waiting.push(Box::pin(async move { (server.ask(asked).await, client) }));
