@@ -121,6 +121,7 @@ fn config() -> Result<(Config, CertificateDer<'static>), Failure> {
         service_account_key_pem: key.serialize_pem().into(),
         issuer: "https://localhost".to_owned(),
         service_cidr: "10.43.0.0/16".parse()?,
+        service_cidr_second: None,
         node_port_range: (30_000, 32_767),
         advertise: "192.0.2.1:6443".parse()?,
         kubelet_client: Arc::new(client.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()),

@@ -227,11 +227,12 @@ pub(crate) async fn call(server: &Arc<Server>, method: Method, path: &str, body:
 }
 
 fn service(config: &Config) -> Value {
+    let family = if config.service_cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
     let address = config.service_cidr.hosts().next().map(|address| address.to_string()).unwrap_or_default();
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"clusterIP": address, "clusterIPs": [address], "type": "ClusterIP", "sessionAffinity": "None",
-            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster",
+            "ipFamilies": [family], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise.port()}]}})
 }
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub issuer: String,
     /// Where cluster addresses of services come from. The first address is the `kubernetes` service's.
     pub service_cidr: IpNet,
+    /// Where their second addresses come from, of the other family; `None` in a cluster of one family.
+    pub service_cidr_second: Option<IpNet>,
     /// The first and last node port.
     pub node_port_range: (u16, u16),
     /// Where other machines and pods reach this server.

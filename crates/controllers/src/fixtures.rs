@@ -24,6 +24,7 @@ pub(crate) fn settings() -> Arc<Settings> {
         zones: Arc::default(),
         cluster_cidr,
         node_cidr_mask: 24,
+        cluster_cidr_second: None,
         load_balancers: crate::service_lb::LoadBalancers::default(),
         node_monitor_grace: crate::node_lifecycle::GRACE,
         signing_duration: crate::certificates::signing::LASTING,

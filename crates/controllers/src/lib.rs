@@ -61,7 +61,7 @@ use std::time::Duration;
 
 use base::{Random, SharedClock, Stop, Tasks};
 use control::{Client, Component, Controller, Informers, Recorder};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Every controller that reconciles one resource. Beside them run [`WIDE`].
 pub const CONTROLLERS: &[Descriptor] = &[
@@ -148,6 +148,8 @@ pub struct Settings {
     pub cluster_cidr: Ipv4Net,
     /// The prefix length of a node's part of it.
     pub node_cidr_mask: u8,
+    /// Pods' addresses of the other family, and the size of a node's part; `None` in a cluster of one family.
+    pub cluster_cidr_second: Option<(IpNet, u8)>,
     /// What Services of type LoadBalancer get.
     pub load_balancers: service_lb::LoadBalancers,
     /// How long a node may be without a life sign until its state is unknown.

@@ -1,4 +1,5 @@
-//! Every node has its own part of the cluster's pod addresses, in `spec.podCIDR`, for as long as it exists.
+//! Every node has its own part of the cluster's pod addresses, in `spec.podCIDRs`, for as long as it exists: one of each
+//! family that the cluster has.
 //!
 //! The lowest free part is given. One worker, which waits until its last assignment shows in the cache before it makes the
 //! next: so no part is given twice.
@@ -9,7 +10,7 @@ use std::time::Duration;
 use api::{Key, resources};
 use control::{CustomIndex, EventType, Next, ObjectReference, PatchType, ReconcileError};
 use futures::FutureExt;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::json;
 
 use crate::{Ctx, Descriptor};
@@ -38,17 +39,20 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let taken = nodes
         .index_values(&POD_CIDRS)
         .iter()
-        .filter_map(|text| text.parse::<Ipv4Net>().ok())
+        .filter_map(|text| text.parse::<IpNet>().ok())
         .map(|part| part.trunc())
         .collect();
-    let Some(free) = lowest_free(ctx.settings.cluster_cidr, ctx.settings.node_cidr_mask, &taken) else {
+    let ranges = std::iter::once((ctx.settings.cluster_cidr.into(), ctx.settings.node_cidr_mask));
+    let ranges = ranges.chain(ctx.settings.cluster_cidr_second);
+    let Some(free) = ranges.map(|(range, mask)| lowest_free(range, mask, &taken)).collect::<Option<Vec<_>>>() else {
         let about = ObjectReference::from((resources::NODES, &object));
         let message = format!("Node {key} status is now: CIDRNotAvailable");
         ctx.recorder.event(&about, EventType::Normal, "CIDRNotAvailable", &message);
         return Ok(Next::After(LOOK_AGAIN));
     };
+    let free: Vec<String> = free.iter().map(ToString::to_string).collect();
     let patch = json!({"metadata": {"resourceVersion": object.revision().to_string()},
-        "spec": {"podCIDR": free.to_string(), "podCIDRs": [free.to_string()]}});
+        "spec": {"podCIDR": free[0], "podCIDRs": free}});
     ctx.client.patch(resources::NODES, key, None, PatchType::Merge, &patch).await?;
     Ok(Next::OnChange)
 }
@@ -56,14 +60,19 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
 /// The nodes by what they have. Each node's bytes are read once a change, not once for each new node.
 const POD_CIDRS: CustomIndex = CustomIndex {
     name: "pod-cidr",
-    values: |node| node.to_value()["spec"]["podCIDR"].as_str().map(str::to_owned).into_iter().collect(),
+    values: |node| {
+        let spec = &node.to_value()["spec"];
+        let all = spec["podCIDRs"].as_array().into_iter().flatten().chain(std::iter::once(&spec["podCIDR"]));
+        all.filter_map(|part| part.as_str().map(str::to_owned)).collect::<BTreeSet<_>>().into_iter().collect()
+    },
 };
 
 /// The lowest part of the cluster's range that overlaps nothing that is taken.
-fn lowest_free(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
-    let overlaps = |part: &Ipv4Net| {
-        let mut larger = (0..mask).filter_map(|shorter| Ipv4Net::new(part.network(), shorter).ok());
-        let within = Ipv4Net::new_assert(part.network(), mask)..=Ipv4Net::new_assert(part.broadcast(), 32);
+fn lowest_free(cluster: IpNet, mask: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
+    let overlaps = |part: &IpNet| {
+        let net = |address, length| IpNet::new_assert(address, length);
+        let mut larger = (0..mask).map(|shorter| net(part.network(), shorter));
+        let within = net(part.network(), mask)..=net(part.broadcast(), part.max_prefix_len());
         taken.range(within).next().is_some() || larger.any(|larger| taken.contains(&larger.trunc()))
     };
     cluster.subnets(mask).ok()?.find(|part| !overlaps(part))
@@ -95,9 +104,24 @@ mod tests {
         assert_eq!(cidrs, ["10.42.1.0/24", "10.42.2.0/24", "10.42.0.0/24"]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_of_two_families_gives_a_part_of_each() {
+        let second = ("fd42::/56".parse().expect("a network"), 64);
+        let mut settings = settings();
+        std::sync::Arc::get_mut(&mut settings).expect("nobody else has them").cluster_cidr_second = Some(second);
+        let steps = [
+            Step::Do(&|api| drop(api.put(node("b")))),
+            Step::Do(&|api| api.delete(resources::NODES, "", "a")),
+            Step::Do(&|api| drop(api.put(node("c")))),
+        ];
+        let end = check_converges(&CONTROLLER, settings, &[node("a")], &steps).await;
+        let cidrs: Vec<_> = end.list(resources::NODES).iter().map(|node| node["spec"]["podCIDRs"].clone()).collect();
+        assert_eq!(cidrs, [json!(["10.42.1.0/24", "fd42:0:0:1::/64"]), json!(["10.42.0.0/24", "fd42::/64"])]);
+    }
+
     #[test]
     fn a_full_cluster_has_nothing_to_give() {
-        let cluster: Ipv4Net = "10.42.0.0/23".parse().expect("a network");
+        let cluster: IpNet = "10.42.0.0/23".parse().expect("a network");
         let mut taken = BTreeSet::new();
         for _ in 0..2 {
             taken.insert(lowest_free(cluster, 24, &taken).expect("free"));
@@ -107,7 +131,7 @@ mod tests {
 
     #[test]
     fn parts_of_other_sizes_are_taken_too() {
-        let net = |text: &str| text.parse::<Ipv4Net>().expect("a network");
+        let net = |text: &str| text.parse::<IpNet>().expect("a network");
         let taken = BTreeSet::from(
             ["10.42.0.128/25", "10.42.1.0/30", "10.42.2.255/32", "10.42.4.0/22", "10.0.0.0/10"].map(net),
         );

@@ -68,6 +68,7 @@ fn config(store: Arc<MemoryStore>) -> Config {
         service_account_key_pem: key.serialize_pem().into(),
         issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
         service_cidr: "10.43.0.0/28".parse().unwrap(),
+        service_cidr_second: None,
         node_port_range: (30000, 30003),
         advertise: "127.0.0.1:6443".parse().unwrap(),
         kubelet_client: Arc::new(client.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()),

@@ -629,3 +629,88 @@ async fn malformed_addresses_are_refused_before_any_is_given() {
     assert_eq!(made["spec"]["ipFamilyPolicy"], "RequireDualStack");
     assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
 }
+
+/// Addresses, families and policy of a service.
+fn addresses_of(service: &Value) -> (Vec<&str>, Vec<&str>, &str) {
+    let texts =
+        |field: &str| service["spec"][field].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    (texts("clusterIPs"), texts("ipFamilies"), service["spec"]["ipFamilyPolicy"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn services_have_addresses_of_the_families_that_they_ask_for() {
+    let cluster = Cluster::of_two_families().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, mut spec: Value| {
+        spec["ports"] = json!([{"port": 80}]);
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+    };
+    type Row = (&'static str, Value, &'static [&'static str], &'static [&'static str], &'static str);
+    let table: [Row; 7] = [
+        ("plain", json!({}), &["10.43."], &["IPv4"], "SingleStack"),
+        ("six", json!({"ipFamilies": ["IPv6"]}), &["fd43::"], &["IPv6"], "SingleStack"),
+        (
+            "both",
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            &["10.43.", "fd43::"],
+            &["IPv4", "IPv6"],
+            "PreferDualStack",
+        ),
+        (
+            "six-first",
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}),
+            &["fd43::", "10.43."],
+            &["IPv6", "IPv4"],
+            "RequireDualStack",
+        ),
+        (
+            "named",
+            json!({"ipFamilyPolicy": "RequireDualStack", "clusterIPs": ["10.43.0.50", "fd43::50"]}),
+            &["10.43.0.50", "fd43::50"],
+            &["IPv4", "IPv6"],
+            "RequireDualStack",
+        ),
+        (
+            "half-named",
+            json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": "fd43::51"}),
+            &["fd43::51", "10.43."],
+            &["IPv6", "IPv4"],
+            "PreferDualStack",
+        ),
+        (
+            "headless",
+            json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": "None", "selector": {"a": "b"}}),
+            &["None"],
+            &["IPv4", "IPv6"],
+            "PreferDualStack",
+        ),
+    ];
+    for (name, spec, addresses, families, policy) in table {
+        let made = cluster.post(services, service(name, spec)).await;
+        let seen = addresses_of(&made);
+        assert_eq!((&*seen.1, seen.2), (families, policy), "{name}");
+        assert!(seen.0.len() == addresses.len(), "{name}: {seen:?}");
+        assert!(seen.0.iter().zip(addresses).all(|(ip, prefix)| ip.starts_with(prefix)), "{name}: {seen:?}");
+        assert_eq!(made["spec"]["clusterIP"], seen.0[0], "{name}");
+    }
+    let taken = json!({"ipFamilyPolicy": "RequireDualStack", "clusterIPs": ["10.43.0.60", "fd43::50"]});
+    let (code, status) = cluster.call(Method::POST, services, &service("taken", taken)).await;
+    let message = r#"Service "taken" is invalid: spec.clusterIPs: Invalid value: ["fd43::50"]: failed to allocate IP fd43::50: provided IP is already allocated"#;
+    assert_eq!((code.as_u16(), &status["message"]), (422, &json!(message)));
+    // What was taken before the refusal is given back.
+    cluster.post(services, service("again", json!({"clusterIP": "10.43.0.60"}))).await;
+
+    // A service becomes one of two families, keeps its first address, and gives the second back.
+    let plain = format!("{services}/plain");
+    let first = addresses_of(&cluster.get(&plain).await).0[0].to_owned();
+    let two = json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}});
+    let (code, now) = cluster.call(Method::PATCH, &plain, &two).await;
+    let seen = addresses_of(&now);
+    assert_eq!((code, seen.0[0], &*seen.1), (StatusCode::OK, &*first, &["IPv4", "IPv6"][..]));
+    let second = seen.0[1].to_owned();
+    let one = json!({"spec": {"ipFamilyPolicy": "SingleStack"}});
+    let (code, now) = cluster.call(Method::PATCH, &plain, &one).await;
+    assert_eq!((code, addresses_of(&now)), (StatusCode::OK, (vec![&*first], vec!["IPv4"], "SingleStack")));
+    let other = cluster.post(services, service("other", json!({"clusterIP": second}))).await;
+    assert_eq!(other["spec"]["clusterIPs"], json!([second]));
+}

@@ -119,7 +119,22 @@ impl Cluster {
         Self::with(store, None, limits).await
     }
 
+    /// A cluster whose services may have addresses of both families.
+    pub(crate) async fn of_two_families() -> Self {
+        let second = Some("fd43::/112".parse().unwrap());
+        Self::with_ranges(Arc::new(MemoryStore::default()), None, Limits::default(), second).await
+    }
+
     async fn with(store: Arc<dyn store::Store>, audit: Option<AuditConfig>, limits: Limits) -> Self {
+        Self::with_ranges(store, audit, limits, None).await
+    }
+
+    async fn with_ranges(
+        store: Arc<dyn store::Store>,
+        audit: Option<AuditConfig>,
+        limits: Limits,
+        service_cidr_second: Option<ipnet::IpNet>,
+    ) -> Self {
         let (pki, stop, clock) = (Pki::new(), Stop::new(), Arc::new(FakeClock::default()));
         let config = Config {
             store,
@@ -130,6 +145,7 @@ impl Cluster {
             service_account_key_pem: pki.key_pem.clone().into(),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             service_cidr: "10.43.0.0/16".parse().unwrap(),
+            service_cidr_second,
             node_port_range: (30_000, 32_767),
             advertise: "192.0.2.1:6443".parse().unwrap(),
             kubelet_client: pki.client.clone(),

@@ -35,7 +35,7 @@ const HEADLESS: &str = "None";
 
 struct ServiceStrategy {
     caches: Arc<Caches>,
-    cidr: IpNet,
+    ranges: types::Ranges,
     ports: (u16, u16),
     used: Arc<Mutex<Used>>,
     followed: OnceCell<()>,
@@ -121,7 +121,7 @@ impl ServiceStrategy {
     fn new(parts: &Parts) -> Self {
         Self {
             caches: parts.caches.clone(),
-            cidr: parts.config.service_cidr,
+            ranges: types::Ranges { first: parts.config.service_cidr, second: parts.config.service_cidr_second },
             ports: parts.config.node_port_range,
             used: Arc::default(),
             followed: OnceCell::new(),
@@ -158,6 +158,7 @@ impl ServiceStrategy {
         Ok(taken)
     }
 
+    /// One address of each family that the service has; what it has already, it keeps.
     fn take_address(
         &self,
         context: &Context<'_>,
@@ -165,56 +166,57 @@ impl ServiceStrategy {
         before: &Held,
         taken: &mut Taken,
     ) -> Result<(), ApiError> {
-        let asked = text(&spec["clusterIP"]).to_owned();
-        let mut used = self.used();
-        let address = if asked.is_empty() {
-            let free = |address: &IpAddr| !used.addresses.contains_key(address);
-            self.free_address(context, free).ok_or_else(|| exhausted("IP", "range is full"))?
-        } else {
-            let path = "spec.clusterIPs";
-            let refuse = |why: &str| {
-                let why = format!("failed to allocate IP {asked}: {why}");
-                Err(invalid(resources::SERVICES, "", &[FieldError::invalid(path, &json!([asked]), &why)]))
-            };
-            match asked.parse::<IpAddr>() {
-                Ok(address) if before.addresses.contains(&address) => return Ok(()),
-                Ok(address) if !self.cidr.contains(&address) => {
-                    let why = format!(
-                        "the provided IP ({asked}) is not in the valid range. The range of valid IPs is {}",
-                        self.cidr
-                    );
-                    return refuse(why.trim_start_matches("the "));
-                }
-                Ok(address) if used.addresses.contains_key(&address) => {
-                    return refuse("provided IP is already allocated");
-                }
-                Ok(address) => address,
-                Err(_) => return refuse("must be a valid IP address"),
-            }
+        let given: Vec<String> = match list(&spec["clusterIPs"]) {
+            [] if text(&spec["clusterIP"]).is_empty() => Vec::new(),
+            [] => vec![text(&spec["clusterIP"]).to_owned()],
+            given => given.iter().map(|address| text(address).to_owned()).collect(),
         };
-        let held = Held { addresses: vec![address], ports: Vec::new() };
-        used.take(&held, true);
-        taken.held.addresses.extend(held.addresses);
-        set(spec, "clusterIP", address.to_string());
-        set(spec, "clusterIPs", json!([address.to_string()]));
+        let families: Vec<bool> = list(&spec["ipFamilies"]).iter().map(|family| text(family) == "IPv4").collect();
+        let mut used = self.used();
+        let mut addresses: Vec<String> = Vec::new();
+        for index in 0..given.len().max(families.len()).max(1) {
+            let address = match given.get(index) {
+                Some(asked) => self.asked_address(asked, before, &used)?,
+                None => {
+                    let is_v4 = families.get(index).copied().unwrap_or(self.ranges.first.addr().is_ipv4());
+                    let free = |address: &IpAddr| !used.addresses.contains_key(address);
+                    let found = self.ranges.of(is_v4).and_then(|range| free_address(context, range, free));
+                    found.ok_or_else(|| exhausted("IP", "range is full"))?
+                }
+            };
+            if !before.addresses.contains(&address) {
+                let held = Held { addresses: vec![address], ports: Vec::new() };
+                used.take(&held, true);
+                taken.held.addresses.extend(held.addresses);
+            }
+            // As it was written, where it was.
+            addresses.push(given.get(index).cloned().unwrap_or_else(|| address.to_string()));
+        }
+        set(spec, "clusterIP", addresses[0].clone());
+        set(spec, "clusterIPs", addresses);
         Ok(())
     }
 
-    /// A free address, from a random place on. The first part of the range is left for addresses that users choose, until
-    /// the rest is full.
-    fn free_address(&self, context: &Context<'_>, free: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
-        let bits = u32::from(self.cidr.max_prefix_len() - self.cidr.prefix_len()).min(20);
-        let size = 1_usize << bits;
-        let reserved = (size / 16).clamp(16, 256).min(size / 2);
-        let nth = |offset: usize| match self.cidr.network() {
-            IpAddr::V4(first) => IpAddr::from((u32::from(first) + u32::try_from(offset).unwrap_or(0)).to_be_bytes()),
-            IpAddr::V6(first) => IpAddr::from((u128::from(first) + offset as u128).to_be_bytes()),
+    /// An address that the service asks for, where it may have it.
+    fn asked_address(&self, asked: &str, before: &Held, used: &Used) -> Result<IpAddr, ApiError> {
+        let refuse = |why: &str| {
+            let why = format!("failed to allocate IP {asked}: {why}");
+            Err(invalid(resources::SERVICES, "", &[FieldError::invalid("spec.clusterIPs", &json!([asked]), &why)]))
         };
-        // Neither the network's own address nor the last, which is its broadcast address.
-        let (upper, lower) = (reserved..size - 1, 1..reserved);
-        let start = context.random.below(upper.len());
-        let turned = upper.clone().cycle().skip(start).take(upper.len());
-        turned.chain(lower).map(nth).find(free)
+        let Ok(address) = asked.parse::<IpAddr>() else { return refuse("must be a valid IP address") };
+        if before.addresses.contains(&address) {
+            return Ok(address);
+        }
+        let range = self.ranges.of(address.is_ipv4()).unwrap_or(&self.ranges.first);
+        if !range.contains(&address) {
+            return refuse(&format!(
+                "provided IP ({asked}) is not in the valid range. The range of valid IPs is {range}"
+            ));
+        }
+        if used.addresses.contains_key(&address) {
+            return refuse("provided IP is already allocated");
+        }
+        Ok(address)
     }
 
     fn take_ports(
@@ -282,6 +284,23 @@ impl ServiceStrategy {
     }
 }
 
+/// A free address, from a random place on. The first part of the range is left for addresses that users choose, until
+/// the rest is full.
+fn free_address(context: &Context<'_>, range: &IpNet, free: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    let bits = u32::from(range.max_prefix_len() - range.prefix_len()).min(20);
+    let size = 1_usize << bits;
+    let reserved = (size / 16).clamp(16, 256).min(size / 2);
+    let nth = |offset: usize| match range.network() {
+        IpAddr::V4(first) => IpAddr::from((u32::from(first) + u32::try_from(offset).unwrap_or(0)).to_be_bytes()),
+        IpAddr::V6(first) => IpAddr::from((u128::from(first) + offset as u128).to_be_bytes()),
+    };
+    // Neither the network's own address nor the last, which is its broadcast address.
+    let (upper, lower) = (reserved..size - 1, 1..reserved);
+    let start = context.random.below(upper.len());
+    let turned = upper.clone().cycle().skip(start).take(upper.len());
+    turned.chain(lower).map(nth).find(free)
+}
+
 fn exhausted(what: &str, why: &str) -> ApiError {
     ApiError::new(Reason::InternalError, format!("Internal error occurred: failed to allocate a service{what}: {why}"))
 }
@@ -307,7 +326,7 @@ impl Strategy for ServiceStrategy {
         if let Some(spec) = child(service, "spec") {
             default_spec(spec);
             if text(&spec["type"]) != "ExternalName" {
-                default_addresses(spec, &self.cidr);
+                default_addresses(spec, &self.ranges);
             }
         }
         if service["spec"]["type"] == "LoadBalancer"
@@ -333,6 +352,7 @@ impl Strategy for ServiceStrategy {
         super::super::keep_status(new, old);
         if let Some(spec) = present(new, "spec") {
             types::keep_what_was_given(spec, &old["spec"]);
+            types::give_second_back(spec, &old["spec"]);
             types::drop_what_the_type_does_not_have(spec, &old["spec"]);
         }
         if text(&new["spec"]["type"]) != "LoadBalancer"
@@ -351,7 +371,7 @@ impl Strategy for ServiceStrategy {
         async move {
             let name = text(&new["metadata"]["name"]).to_owned();
             // Before anything is taken: what is malformed is told of alone, as upstream does.
-            let malformed = validate::addresses_of(new, old, &self.cidr);
+            let malformed = validate::addresses_of(new, old, &self.ranges);
             if !malformed.is_empty() {
                 return Err(invalid(resources::SERVICES, &name, &malformed));
             }
@@ -419,7 +439,7 @@ fn default_spec(spec: &mut Value) {
     }
 }
 
-fn default_addresses(spec: &mut Value, cidr: &IpNet) {
+fn default_addresses(spec: &mut Value, ranges: &types::Ranges) {
     let single = text(&spec["clusterIP"]).to_owned();
     if !single.is_empty() && list(&spec["clusterIPs"]).is_empty() {
         set(spec, "clusterIPs", json!([single]));
@@ -435,11 +455,18 @@ fn default_addresses(spec: &mut Value, cidr: &IpNet) {
         // Two of a kind, or three, are refused for their addresses.
         if families.is_empty() || families.windows(2).any(|pair| pair[0] == pair[1]) {
             families.clear();
-            families.push(types::family(cidr.addr().is_ipv4()));
+            families.push(types::family(ranges.first.addr().is_ipv4()));
         }
-        if own_endpoints && text(&spec["ipFamilyPolicy"]) != "SingleStack" {
-            families.push(types::family(!cidr.addr().is_ipv4()));
-        }
+        set(spec, "ipFamilies", families);
+    }
+    // Who names the endpoints himself may name them of any family.
+    let both = own_endpoints || ranges.is_dual();
+    if let [only] = list(&spec["ipFamilies"])
+        && both
+        && matches!(text(&spec["ipFamilyPolicy"]), "PreferDualStack" | "RequireDualStack")
+    {
+        let other = types::family(text(only) != "IPv4");
+        let families = json!([only, other]);
         set(spec, "ipFamilies", families);
     }
 }

@@ -3,6 +3,7 @@
 //! A writer need not know what the server gave to a service, and one that changes the type need not take back what only the
 //! old type has. What a writer insists on is left there, for validation to refuse.
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::registry::tree::{is_set, keep, list, list_mut, remove, set, text};
@@ -87,6 +88,39 @@ pub(super) fn drop_what_the_type_does_not_have(spec: &mut Value, old: &Value) {
         if list(&spec["ports"]).iter().filter(|port| is_set(port, "nodePort")).all(known) {
             list_mut(spec, "ports").iter_mut().for_each(|port| remove(port, "nodePort"));
         }
+    }
+}
+
+/// Takes the second address and family from a service that no longer wants two, where the writer left both there.
+pub(super) fn give_second_back(spec: &mut Value, old: &Value) {
+    let is_single = |spec: &Value| text(&spec["ipFamilyPolicy"]) == "SingleStack";
+    if !is_single(spec) || is_single(old) {
+        return;
+    }
+    for field in ["clusterIPs", "ipFamilies"] {
+        if list(&spec[field]).len() == 2 && spec[field] == old[field] {
+            let first = list(&spec[field])[0].clone();
+            set(spec, field, vec![first]);
+        }
+    }
+}
+
+/// Where addresses come from: the first range, and that of the other family where there is one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ranges {
+    pub(super) first: IpNet,
+    pub(super) second: Option<IpNet>,
+}
+
+impl Ranges {
+    /// The range of an address's family.
+    pub(super) fn of(&self, is_v4: bool) -> Option<&IpNet> {
+        std::iter::once(&self.first).chain(&self.second).find(|range| range.addr().is_ipv4() == is_v4)
+    }
+
+    /// Whether there are both families.
+    pub(super) fn is_dual(&self) -> bool {
+        self.of(true).is_some() && self.of(false).is_some()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
 use machinery::names;
 use serde_json::{Value, json};
 
@@ -177,7 +176,7 @@ fn affinity(errors: &mut Errors, spec: &At<'_>) {
 }
 
 /// All that is wrong with the addresses of a service and their families, before any is given.
-pub(super) fn addresses_of(service: &Value, old: Option<&Value>, cluster: &IpNet) -> Errors {
+pub(super) fn addresses_of(service: &Value, old: Option<&Value>, cluster: &types::Ranges) -> Errors {
     let mut errors = Vec::new();
     let null = Value::Null;
     let root = At::new(service, "");
@@ -190,9 +189,9 @@ pub(super) fn addresses_of(service: &Value, old: Option<&Value>, cluster: &IpNet
 }
 
 /// What the cluster has no addresses for.
-fn unconfigured(errors: &mut Errors, spec: &At<'_>, cluster: &IpNet) {
+fn unconfigured(errors: &mut Errors, spec: &At<'_>, cluster: &types::Ranges) {
     let (policy, all, families) = (spec.at("ipFamilyPolicy"), spec.at("clusterIPs"), spec.at("ipFamilies"));
-    let configured = types::family(cluster.addr().is_ipv4());
+    let is_configured = |family: &str| cluster.of(family == "IPv4").is_some();
     for (list, what) in [(&all, "cluster IPs"), (&families, "IP families")] {
         if policy.text() == "SingleStack" && list.count() == 2 {
             let why = format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");
@@ -201,7 +200,7 @@ fn unconfigured(errors: &mut Errors, spec: &At<'_>, cluster: &IpNet) {
     }
     for address in all.items().filter(|address| address.text() != HEADLESS) {
         let family = types::family(!address.text().contains(':'));
-        if family != configured {
+        if !is_configured(family) {
             errors
                 .push(address.invalid_as(all.value().clone(), &format!("{family} is not configured on this cluster")));
         }
@@ -211,10 +210,10 @@ fn unconfigured(errors: &mut Errors, spec: &At<'_>, cluster: &IpNet) {
     if !errors.is_empty() || own_endpoints {
         return;
     }
-    if policy.text() == "RequireDualStack" {
+    if policy.text() == "RequireDualStack" && !cluster.is_dual() {
         errors.push(policy.invalid("this cluster is not configured for dual-stack services"));
     }
-    for family in families.items().filter(|family| family.text() != configured) {
+    for family in families.items().filter(|family| !is_configured(family.text())) {
         errors.push(family.invalid("not configured on this cluster"));
     }
 }
