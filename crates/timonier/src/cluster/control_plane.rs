@@ -65,7 +65,8 @@ impl ControlPlane {
             audit: Some(options.audit(&base.data)?),
             encryption: Arc::new(encryption::keys(&base.data)?),
             limits: apiserver::Limits::default(),
-            metrics: [scheduler::metrics::METRICS, edge::dns::metrics::METRICS, edge::ingress::metrics::METRICS].concat(),
+            metrics: [scheduler::metrics::METRICS, edge::dns::metrics::METRICS, edge::ingress::metrics::METRICS]
+                .concat(),
             components: vec![
                 running.controllers.component("controller-manager"),
                 running.scheduler.component("scheduler"),

@@ -15,6 +15,7 @@ mod clients;
 mod crash;
 mod custom;
 mod errors;
+mod ingress;
 mod kubectl;
 mod kubectls;
 mod network;

@@ -9,7 +9,7 @@ use workload::image;
 const SERVER: &str = "https://192.0.2.10:6443";
 
 /// A server `n0` and agents `n1`, `n2` ... on one switch. Machines go before the switch does.
-struct Cluster {
+pub(crate) struct Cluster {
     machines: Vec<Machine>,
     token: String,
     switch: Switch,
@@ -26,7 +26,7 @@ impl Cluster {
         Self { machines: vec![server], token, switch }
     }
 
-    fn with_agents(agents: u32, flags: &str) -> Self {
+    pub(crate) fn with_agents(agents: u32, flags: &str) -> Self {
         let mut cluster = Self::new(flags);
         for _ in 0..agents {
             cluster.join("");
@@ -34,7 +34,7 @@ impl Cluster {
         cluster
     }
 
-    fn server(&self) -> &Machine {
+    pub(crate) fn server(&self) -> &Machine {
         &self.machines[0]
     }
 
