@@ -334,6 +334,16 @@ pub struct ListPodSandboxResponse {
     #[prost(message, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<PodSandbox>,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamPodSandboxesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<PodSandboxFilter>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamPodSandboxesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub pod_sandboxes: ::prost::alloc::vec::Vec<PodSandbox>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PodSandboxStatsRequest {
     #[prost(string, tag = "1")]
@@ -360,6 +370,16 @@ pub struct ListPodSandboxStatsRequest {
 pub struct ListPodSandboxStatsResponse {
     #[prost(message, repeated, tag = "1")]
     pub stats: ::prost::alloc::vec::Vec<PodSandboxStats>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamPodSandboxStatsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<PodSandboxStatsFilter>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamPodSandboxStatsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub pod_sandbox_stats: ::prost::alloc::vec::Vec<PodSandboxStats>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PodSandboxAttributes {
@@ -393,6 +413,8 @@ pub struct LinuxPodSandboxStats {
     pub process: ::core::option::Option<ProcessUsage>,
     #[prost(message, repeated, tag = "5")]
     pub containers: ::prost::alloc::vec::Vec<ContainerStats>,
+    #[prost(message, optional, tag = "6")]
+    pub io: ::core::option::Option<IoUsage>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WindowsPodSandboxStats {
@@ -475,13 +497,15 @@ pub struct ImageSpec {
     pub user_specified_image: ::prost::alloc::string::String,
     #[prost(string, tag = "19")]
     pub runtime_handler: ::prost::alloc::string::String,
+    #[prost(string, tag = "20")]
+    pub image_ref: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyValue {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub value: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinuxContainerResources {
@@ -793,6 +817,16 @@ pub struct ListContainersResponse {
     #[prost(message, repeated, tag = "1")]
     pub containers: ::prost::alloc::vec::Vec<Container>,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamContainersRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<ContainerFilter>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub containers: ::prost::alloc::vec::Vec<Container>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStatusRequest {
     #[prost(string, tag = "1")]
@@ -838,6 +872,8 @@ pub struct ContainerStatus {
     pub image_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "18")]
     pub user: ::core::option::Option<ContainerUser>,
+    #[prost(enumeration = "Signal", tag = "19")]
+    pub stop_signal: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ContainerStatusResponse {
@@ -974,6 +1010,16 @@ pub struct ListImagesResponse {
     pub images: ::prost::alloc::vec::Vec<Image>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamImagesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<ImageFilter>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamImagesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<Image>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageStatusRequest {
     #[prost(message, optional, tag = "1")]
     pub image: ::core::option::Option<ImageSpec>,
@@ -1079,6 +1125,8 @@ pub struct RuntimeHandler {
 pub struct RuntimeFeatures {
     #[prost(bool, tag = "1")]
     pub supplemental_groups_policy: bool,
+    #[prost(bool, tag = "2")]
+    pub user_namespaces_host_network: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatusResponse {
@@ -1160,6 +1208,16 @@ pub struct ListContainerStatsResponse {
     pub stats: ::prost::alloc::vec::Vec<ContainerStats>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamContainerStatsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<ContainerStatsFilter>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamContainerStatsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub container_stats: ::prost::alloc::vec::Vec<ContainerStats>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ContainerAttributes {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
@@ -1182,6 +1240,8 @@ pub struct ContainerStats {
     pub writable_layer: ::core::option::Option<FilesystemUsage>,
     #[prost(message, optional, tag = "5")]
     pub swap: ::core::option::Option<SwapUsage>,
+    #[prost(message, optional, tag = "6")]
+    pub io: ::core::option::Option<IoUsage>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WindowsContainerStats {
@@ -1194,7 +1254,25 @@ pub struct WindowsContainerStats {
     #[prost(message, optional, tag = "4")]
     pub writable_layer: ::core::option::Option<WindowsFilesystemUsage>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct PsiStats {
+    #[prost(message, optional, tag = "1")]
+    pub full: ::core::option::Option<PsiData>,
+    #[prost(message, optional, tag = "2")]
+    pub some: ::core::option::Option<PsiData>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct PsiData {
+    #[prost(uint64, tag = "1")]
+    pub total: u64,
+    #[prost(double, tag = "2")]
+    pub avg10: f64,
+    #[prost(double, tag = "3")]
+    pub avg60: f64,
+    #[prost(double, tag = "4")]
+    pub avg300: f64,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct CpuUsage {
     #[prost(int64, tag = "1")]
     pub timestamp: i64,
@@ -1202,6 +1280,8 @@ pub struct CpuUsage {
     pub usage_core_nano_seconds: ::core::option::Option<UInt64Value>,
     #[prost(message, optional, tag = "3")]
     pub usage_nano_cores: ::core::option::Option<UInt64Value>,
+    #[prost(message, optional, tag = "4")]
+    pub psi: ::core::option::Option<PsiStats>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WindowsCpuUsage {
@@ -1212,7 +1292,7 @@ pub struct WindowsCpuUsage {
     #[prost(message, optional, tag = "3")]
     pub usage_nano_cores: ::core::option::Option<UInt64Value>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct MemoryUsage {
     #[prost(int64, tag = "1")]
     pub timestamp: i64,
@@ -1228,6 +1308,15 @@ pub struct MemoryUsage {
     pub page_faults: ::core::option::Option<UInt64Value>,
     #[prost(message, optional, tag = "7")]
     pub major_page_faults: ::core::option::Option<UInt64Value>,
+    #[prost(message, optional, tag = "8")]
+    pub psi: ::core::option::Option<PsiStats>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct IoUsage {
+    #[prost(int64, tag = "1")]
+    pub timestamp: i64,
+    #[prost(message, optional, tag = "2")]
+    pub psi: ::core::option::Option<PsiStats>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SwapUsage {
@@ -1307,6 +1396,13 @@ pub struct ListPodSandboxMetricsResponse {
     #[prost(message, repeated, tag = "1")]
     pub pod_metrics: ::prost::alloc::vec::Vec<PodSandboxMetrics>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamPodSandboxMetricsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamPodSandboxMetricsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub pod_sandbox_metrics: ::prost::alloc::vec::Vec<PodSandboxMetrics>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PodSandboxMetrics {
     #[prost(string, tag = "1")]
@@ -1348,6 +1444,17 @@ pub struct LinuxRuntimeConfiguration {
     #[prost(enumeration = "CgroupDriver", tag = "1")]
     pub cgroup_driver: i32,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdatePodSandboxResourcesRequest {
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub overhead: ::core::option::Option<LinuxContainerResources>,
+    #[prost(message, optional, tag = "3")]
+    pub resources: ::core::option::Option<LinuxContainerResources>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdatePodSandboxResourcesResponse {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Protocol {
@@ -1492,6 +1599,224 @@ impl PodSandboxState {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum Signal {
+    RuntimeDefault = 0,
+    Sigabrt = 1,
+    Sigalrm = 2,
+    Sigbus = 3,
+    Sigchld = 4,
+    Sigcld = 5,
+    Sigcont = 6,
+    Sigfpe = 7,
+    Sighup = 8,
+    Sigill = 9,
+    Sigint = 10,
+    Sigio = 11,
+    Sigiot = 12,
+    Sigkill = 13,
+    Sigpipe = 14,
+    Sigpoll = 15,
+    Sigprof = 16,
+    Sigpwr = 17,
+    Sigquit = 18,
+    Sigsegv = 19,
+    Sigstkflt = 20,
+    Sigstop = 21,
+    Sigsys = 22,
+    Sigterm = 23,
+    Sigtrap = 24,
+    Sigtstp = 25,
+    Sigttin = 26,
+    Sigttou = 27,
+    Sigurg = 28,
+    Sigusr1 = 29,
+    Sigusr2 = 30,
+    Sigvtalrm = 31,
+    Sigwinch = 32,
+    Sigxcpu = 33,
+    Sigxfsz = 34,
+    Sigrtmin = 35,
+    Sigrtminplus1 = 36,
+    Sigrtminplus2 = 37,
+    Sigrtminplus3 = 38,
+    Sigrtminplus4 = 39,
+    Sigrtminplus5 = 40,
+    Sigrtminplus6 = 41,
+    Sigrtminplus7 = 42,
+    Sigrtminplus8 = 43,
+    Sigrtminplus9 = 44,
+    Sigrtminplus10 = 45,
+    Sigrtminplus11 = 46,
+    Sigrtminplus12 = 47,
+    Sigrtminplus13 = 48,
+    Sigrtminplus14 = 49,
+    Sigrtminplus15 = 50,
+    Sigrtmaxminus14 = 51,
+    Sigrtmaxminus13 = 52,
+    Sigrtmaxminus12 = 53,
+    Sigrtmaxminus11 = 54,
+    Sigrtmaxminus10 = 55,
+    Sigrtmaxminus9 = 56,
+    Sigrtmaxminus8 = 57,
+    Sigrtmaxminus7 = 58,
+    Sigrtmaxminus6 = 59,
+    Sigrtmaxminus5 = 60,
+    Sigrtmaxminus4 = 61,
+    Sigrtmaxminus3 = 62,
+    Sigrtmaxminus2 = 63,
+    Sigrtmaxminus1 = 64,
+    Sigrtmax = 65,
+}
+impl Signal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::RuntimeDefault => "RUNTIME_DEFAULT",
+            Self::Sigabrt => "SIGABRT",
+            Self::Sigalrm => "SIGALRM",
+            Self::Sigbus => "SIGBUS",
+            Self::Sigchld => "SIGCHLD",
+            Self::Sigcld => "SIGCLD",
+            Self::Sigcont => "SIGCONT",
+            Self::Sigfpe => "SIGFPE",
+            Self::Sighup => "SIGHUP",
+            Self::Sigill => "SIGILL",
+            Self::Sigint => "SIGINT",
+            Self::Sigio => "SIGIO",
+            Self::Sigiot => "SIGIOT",
+            Self::Sigkill => "SIGKILL",
+            Self::Sigpipe => "SIGPIPE",
+            Self::Sigpoll => "SIGPOLL",
+            Self::Sigprof => "SIGPROF",
+            Self::Sigpwr => "SIGPWR",
+            Self::Sigquit => "SIGQUIT",
+            Self::Sigsegv => "SIGSEGV",
+            Self::Sigstkflt => "SIGSTKFLT",
+            Self::Sigstop => "SIGSTOP",
+            Self::Sigsys => "SIGSYS",
+            Self::Sigterm => "SIGTERM",
+            Self::Sigtrap => "SIGTRAP",
+            Self::Sigtstp => "SIGTSTP",
+            Self::Sigttin => "SIGTTIN",
+            Self::Sigttou => "SIGTTOU",
+            Self::Sigurg => "SIGURG",
+            Self::Sigusr1 => "SIGUSR1",
+            Self::Sigusr2 => "SIGUSR2",
+            Self::Sigvtalrm => "SIGVTALRM",
+            Self::Sigwinch => "SIGWINCH",
+            Self::Sigxcpu => "SIGXCPU",
+            Self::Sigxfsz => "SIGXFSZ",
+            Self::Sigrtmin => "SIGRTMIN",
+            Self::Sigrtminplus1 => "SIGRTMINPLUS1",
+            Self::Sigrtminplus2 => "SIGRTMINPLUS2",
+            Self::Sigrtminplus3 => "SIGRTMINPLUS3",
+            Self::Sigrtminplus4 => "SIGRTMINPLUS4",
+            Self::Sigrtminplus5 => "SIGRTMINPLUS5",
+            Self::Sigrtminplus6 => "SIGRTMINPLUS6",
+            Self::Sigrtminplus7 => "SIGRTMINPLUS7",
+            Self::Sigrtminplus8 => "SIGRTMINPLUS8",
+            Self::Sigrtminplus9 => "SIGRTMINPLUS9",
+            Self::Sigrtminplus10 => "SIGRTMINPLUS10",
+            Self::Sigrtminplus11 => "SIGRTMINPLUS11",
+            Self::Sigrtminplus12 => "SIGRTMINPLUS12",
+            Self::Sigrtminplus13 => "SIGRTMINPLUS13",
+            Self::Sigrtminplus14 => "SIGRTMINPLUS14",
+            Self::Sigrtminplus15 => "SIGRTMINPLUS15",
+            Self::Sigrtmaxminus14 => "SIGRTMAXMINUS14",
+            Self::Sigrtmaxminus13 => "SIGRTMAXMINUS13",
+            Self::Sigrtmaxminus12 => "SIGRTMAXMINUS12",
+            Self::Sigrtmaxminus11 => "SIGRTMAXMINUS11",
+            Self::Sigrtmaxminus10 => "SIGRTMAXMINUS10",
+            Self::Sigrtmaxminus9 => "SIGRTMAXMINUS9",
+            Self::Sigrtmaxminus8 => "SIGRTMAXMINUS8",
+            Self::Sigrtmaxminus7 => "SIGRTMAXMINUS7",
+            Self::Sigrtmaxminus6 => "SIGRTMAXMINUS6",
+            Self::Sigrtmaxminus5 => "SIGRTMAXMINUS5",
+            Self::Sigrtmaxminus4 => "SIGRTMAXMINUS4",
+            Self::Sigrtmaxminus3 => "SIGRTMAXMINUS3",
+            Self::Sigrtmaxminus2 => "SIGRTMAXMINUS2",
+            Self::Sigrtmaxminus1 => "SIGRTMAXMINUS1",
+            Self::Sigrtmax => "SIGRTMAX",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RUNTIME_DEFAULT" => Some(Self::RuntimeDefault),
+            "SIGABRT" => Some(Self::Sigabrt),
+            "SIGALRM" => Some(Self::Sigalrm),
+            "SIGBUS" => Some(Self::Sigbus),
+            "SIGCHLD" => Some(Self::Sigchld),
+            "SIGCLD" => Some(Self::Sigcld),
+            "SIGCONT" => Some(Self::Sigcont),
+            "SIGFPE" => Some(Self::Sigfpe),
+            "SIGHUP" => Some(Self::Sighup),
+            "SIGILL" => Some(Self::Sigill),
+            "SIGINT" => Some(Self::Sigint),
+            "SIGIO" => Some(Self::Sigio),
+            "SIGIOT" => Some(Self::Sigiot),
+            "SIGKILL" => Some(Self::Sigkill),
+            "SIGPIPE" => Some(Self::Sigpipe),
+            "SIGPOLL" => Some(Self::Sigpoll),
+            "SIGPROF" => Some(Self::Sigprof),
+            "SIGPWR" => Some(Self::Sigpwr),
+            "SIGQUIT" => Some(Self::Sigquit),
+            "SIGSEGV" => Some(Self::Sigsegv),
+            "SIGSTKFLT" => Some(Self::Sigstkflt),
+            "SIGSTOP" => Some(Self::Sigstop),
+            "SIGSYS" => Some(Self::Sigsys),
+            "SIGTERM" => Some(Self::Sigterm),
+            "SIGTRAP" => Some(Self::Sigtrap),
+            "SIGTSTP" => Some(Self::Sigtstp),
+            "SIGTTIN" => Some(Self::Sigttin),
+            "SIGTTOU" => Some(Self::Sigttou),
+            "SIGURG" => Some(Self::Sigurg),
+            "SIGUSR1" => Some(Self::Sigusr1),
+            "SIGUSR2" => Some(Self::Sigusr2),
+            "SIGVTALRM" => Some(Self::Sigvtalrm),
+            "SIGWINCH" => Some(Self::Sigwinch),
+            "SIGXCPU" => Some(Self::Sigxcpu),
+            "SIGXFSZ" => Some(Self::Sigxfsz),
+            "SIGRTMIN" => Some(Self::Sigrtmin),
+            "SIGRTMINPLUS1" => Some(Self::Sigrtminplus1),
+            "SIGRTMINPLUS2" => Some(Self::Sigrtminplus2),
+            "SIGRTMINPLUS3" => Some(Self::Sigrtminplus3),
+            "SIGRTMINPLUS4" => Some(Self::Sigrtminplus4),
+            "SIGRTMINPLUS5" => Some(Self::Sigrtminplus5),
+            "SIGRTMINPLUS6" => Some(Self::Sigrtminplus6),
+            "SIGRTMINPLUS7" => Some(Self::Sigrtminplus7),
+            "SIGRTMINPLUS8" => Some(Self::Sigrtminplus8),
+            "SIGRTMINPLUS9" => Some(Self::Sigrtminplus9),
+            "SIGRTMINPLUS10" => Some(Self::Sigrtminplus10),
+            "SIGRTMINPLUS11" => Some(Self::Sigrtminplus11),
+            "SIGRTMINPLUS12" => Some(Self::Sigrtminplus12),
+            "SIGRTMINPLUS13" => Some(Self::Sigrtminplus13),
+            "SIGRTMINPLUS14" => Some(Self::Sigrtminplus14),
+            "SIGRTMINPLUS15" => Some(Self::Sigrtminplus15),
+            "SIGRTMAXMINUS14" => Some(Self::Sigrtmaxminus14),
+            "SIGRTMAXMINUS13" => Some(Self::Sigrtmaxminus13),
+            "SIGRTMAXMINUS12" => Some(Self::Sigrtmaxminus12),
+            "SIGRTMAXMINUS11" => Some(Self::Sigrtmaxminus11),
+            "SIGRTMAXMINUS10" => Some(Self::Sigrtmaxminus10),
+            "SIGRTMAXMINUS9" => Some(Self::Sigrtmaxminus9),
+            "SIGRTMAXMINUS8" => Some(Self::Sigrtmaxminus8),
+            "SIGRTMAXMINUS7" => Some(Self::Sigrtmaxminus7),
+            "SIGRTMAXMINUS6" => Some(Self::Sigrtmaxminus6),
+            "SIGRTMAXMINUS5" => Some(Self::Sigrtmaxminus5),
+            "SIGRTMAXMINUS4" => Some(Self::Sigrtmaxminus4),
+            "SIGRTMAXMINUS3" => Some(Self::Sigrtmaxminus3),
+            "SIGRTMAXMINUS2" => Some(Self::Sigrtmaxminus2),
+            "SIGRTMAXMINUS1" => Some(Self::Sigrtmaxminus1),
+            "SIGRTMAX" => Some(Self::Sigrtmax),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum ContainerState {
     ContainerCreated = 0,
     ContainerRunning = 1,
@@ -1602,219 +1927,6 @@ impl CgroupDriver {
         match value {
             "SYSTEMD" => Some(Self::Systemd),
             "CGROUPFS" => Some(Self::Cgroupfs),
-            _ => None,
-        }
-    }
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Signal {
-    RuntimeDefault = 0,
-    Sigabrt = 1,
-    Sigalrm = 2,
-    Sigbus = 3,
-    Sigchld = 4,
-    Sigcld = 5,
-    Sigcont = 6,
-    Sigfpe = 7,
-    Sighup = 8,
-    Sigill = 9,
-    Sigint = 10,
-    Sigio = 11,
-    Sigiot = 12,
-    Sigkill = 13,
-    Sigpipe = 14,
-    Sigpoll = 15,
-    Sigprof = 16,
-    Sigpwr = 17,
-    Sigquit = 18,
-    Sigsegv = 19,
-    Sigstkflt = 20,
-    Sigstop = 21,
-    Sigsys = 22,
-    Sigterm = 23,
-    Sigtrap = 24,
-    Sigtstp = 25,
-    Sigttin = 26,
-    Sigttou = 27,
-    Sigurg = 28,
-    Sigusr1 = 29,
-    Sigusr2 = 30,
-    Sigvtalrm = 31,
-    Sigwinch = 32,
-    Sigxcpu = 33,
-    Sigxfsz = 34,
-    Sigrtmin = 35,
-    Sigrtminplus1 = 36,
-    Sigrtminplus2 = 37,
-    Sigrtminplus3 = 38,
-    Sigrtminplus4 = 39,
-    Sigrtminplus5 = 40,
-    Sigrtminplus6 = 41,
-    Sigrtminplus7 = 42,
-    Sigrtminplus8 = 43,
-    Sigrtminplus9 = 44,
-    Sigrtminplus10 = 45,
-    Sigrtminplus11 = 46,
-    Sigrtminplus12 = 47,
-    Sigrtminplus13 = 48,
-    Sigrtminplus14 = 49,
-    Sigrtminplus15 = 50,
-    Sigrtmaxminus14 = 51,
-    Sigrtmaxminus13 = 52,
-    Sigrtmaxminus12 = 53,
-    Sigrtmaxminus11 = 54,
-    Sigrtmaxminus10 = 55,
-    Sigrtmaxminus9 = 56,
-    Sigrtmaxminus8 = 57,
-    Sigrtmaxminus7 = 58,
-    Sigrtmaxminus6 = 59,
-    Sigrtmaxminus5 = 60,
-    Sigrtmaxminus4 = 61,
-    Sigrtmaxminus3 = 62,
-    Sigrtmaxminus2 = 63,
-    Sigrtmaxminus1 = 64,
-    Sigrtmax = 65,
-}
-impl Signal {
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::RuntimeDefault => "RUNTIME_DEFAULT",
-            Self::Sigabrt => "SIGABRT",
-            Self::Sigalrm => "SIGALRM",
-            Self::Sigbus => "SIGBUS",
-            Self::Sigchld => "SIGCHLD",
-            Self::Sigcld => "SIGCLD",
-            Self::Sigcont => "SIGCONT",
-            Self::Sigfpe => "SIGFPE",
-            Self::Sighup => "SIGHUP",
-            Self::Sigill => "SIGILL",
-            Self::Sigint => "SIGINT",
-            Self::Sigio => "SIGIO",
-            Self::Sigiot => "SIGIOT",
-            Self::Sigkill => "SIGKILL",
-            Self::Sigpipe => "SIGPIPE",
-            Self::Sigpoll => "SIGPOLL",
-            Self::Sigprof => "SIGPROF",
-            Self::Sigpwr => "SIGPWR",
-            Self::Sigquit => "SIGQUIT",
-            Self::Sigsegv => "SIGSEGV",
-            Self::Sigstkflt => "SIGSTKFLT",
-            Self::Sigstop => "SIGSTOP",
-            Self::Sigsys => "SIGSYS",
-            Self::Sigterm => "SIGTERM",
-            Self::Sigtrap => "SIGTRAP",
-            Self::Sigtstp => "SIGTSTP",
-            Self::Sigttin => "SIGTTIN",
-            Self::Sigttou => "SIGTTOU",
-            Self::Sigurg => "SIGURG",
-            Self::Sigusr1 => "SIGUSR1",
-            Self::Sigusr2 => "SIGUSR2",
-            Self::Sigvtalrm => "SIGVTALRM",
-            Self::Sigwinch => "SIGWINCH",
-            Self::Sigxcpu => "SIGXCPU",
-            Self::Sigxfsz => "SIGXFSZ",
-            Self::Sigrtmin => "SIGRTMIN",
-            Self::Sigrtminplus1 => "SIGRTMINPLUS1",
-            Self::Sigrtminplus2 => "SIGRTMINPLUS2",
-            Self::Sigrtminplus3 => "SIGRTMINPLUS3",
-            Self::Sigrtminplus4 => "SIGRTMINPLUS4",
-            Self::Sigrtminplus5 => "SIGRTMINPLUS5",
-            Self::Sigrtminplus6 => "SIGRTMINPLUS6",
-            Self::Sigrtminplus7 => "SIGRTMINPLUS7",
-            Self::Sigrtminplus8 => "SIGRTMINPLUS8",
-            Self::Sigrtminplus9 => "SIGRTMINPLUS9",
-            Self::Sigrtminplus10 => "SIGRTMINPLUS10",
-            Self::Sigrtminplus11 => "SIGRTMINPLUS11",
-            Self::Sigrtminplus12 => "SIGRTMINPLUS12",
-            Self::Sigrtminplus13 => "SIGRTMINPLUS13",
-            Self::Sigrtminplus14 => "SIGRTMINPLUS14",
-            Self::Sigrtminplus15 => "SIGRTMINPLUS15",
-            Self::Sigrtmaxminus14 => "SIGRTMAXMINUS14",
-            Self::Sigrtmaxminus13 => "SIGRTMAXMINUS13",
-            Self::Sigrtmaxminus12 => "SIGRTMAXMINUS12",
-            Self::Sigrtmaxminus11 => "SIGRTMAXMINUS11",
-            Self::Sigrtmaxminus10 => "SIGRTMAXMINUS10",
-            Self::Sigrtmaxminus9 => "SIGRTMAXMINUS9",
-            Self::Sigrtmaxminus8 => "SIGRTMAXMINUS8",
-            Self::Sigrtmaxminus7 => "SIGRTMAXMINUS7",
-            Self::Sigrtmaxminus6 => "SIGRTMAXMINUS6",
-            Self::Sigrtmaxminus5 => "SIGRTMAXMINUS5",
-            Self::Sigrtmaxminus4 => "SIGRTMAXMINUS4",
-            Self::Sigrtmaxminus3 => "SIGRTMAXMINUS3",
-            Self::Sigrtmaxminus2 => "SIGRTMAXMINUS2",
-            Self::Sigrtmaxminus1 => "SIGRTMAXMINUS1",
-            Self::Sigrtmax => "SIGRTMAX",
-        }
-    }
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "RUNTIME_DEFAULT" => Some(Self::RuntimeDefault),
-            "SIGABRT" => Some(Self::Sigabrt),
-            "SIGALRM" => Some(Self::Sigalrm),
-            "SIGBUS" => Some(Self::Sigbus),
-            "SIGCHLD" => Some(Self::Sigchld),
-            "SIGCLD" => Some(Self::Sigcld),
-            "SIGCONT" => Some(Self::Sigcont),
-            "SIGFPE" => Some(Self::Sigfpe),
-            "SIGHUP" => Some(Self::Sighup),
-            "SIGILL" => Some(Self::Sigill),
-            "SIGINT" => Some(Self::Sigint),
-            "SIGIO" => Some(Self::Sigio),
-            "SIGIOT" => Some(Self::Sigiot),
-            "SIGKILL" => Some(Self::Sigkill),
-            "SIGPIPE" => Some(Self::Sigpipe),
-            "SIGPOLL" => Some(Self::Sigpoll),
-            "SIGPROF" => Some(Self::Sigprof),
-            "SIGPWR" => Some(Self::Sigpwr),
-            "SIGQUIT" => Some(Self::Sigquit),
-            "SIGSEGV" => Some(Self::Sigsegv),
-            "SIGSTKFLT" => Some(Self::Sigstkflt),
-            "SIGSTOP" => Some(Self::Sigstop),
-            "SIGSYS" => Some(Self::Sigsys),
-            "SIGTERM" => Some(Self::Sigterm),
-            "SIGTRAP" => Some(Self::Sigtrap),
-            "SIGTSTP" => Some(Self::Sigtstp),
-            "SIGTTIN" => Some(Self::Sigttin),
-            "SIGTTOU" => Some(Self::Sigttou),
-            "SIGURG" => Some(Self::Sigurg),
-            "SIGUSR1" => Some(Self::Sigusr1),
-            "SIGUSR2" => Some(Self::Sigusr2),
-            "SIGVTALRM" => Some(Self::Sigvtalrm),
-            "SIGWINCH" => Some(Self::Sigwinch),
-            "SIGXCPU" => Some(Self::Sigxcpu),
-            "SIGXFSZ" => Some(Self::Sigxfsz),
-            "SIGRTMIN" => Some(Self::Sigrtmin),
-            "SIGRTMINPLUS1" => Some(Self::Sigrtminplus1),
-            "SIGRTMINPLUS2" => Some(Self::Sigrtminplus2),
-            "SIGRTMINPLUS3" => Some(Self::Sigrtminplus3),
-            "SIGRTMINPLUS4" => Some(Self::Sigrtminplus4),
-            "SIGRTMINPLUS5" => Some(Self::Sigrtminplus5),
-            "SIGRTMINPLUS6" => Some(Self::Sigrtminplus6),
-            "SIGRTMINPLUS7" => Some(Self::Sigrtminplus7),
-            "SIGRTMINPLUS8" => Some(Self::Sigrtminplus8),
-            "SIGRTMINPLUS9" => Some(Self::Sigrtminplus9),
-            "SIGRTMINPLUS10" => Some(Self::Sigrtminplus10),
-            "SIGRTMINPLUS11" => Some(Self::Sigrtminplus11),
-            "SIGRTMINPLUS12" => Some(Self::Sigrtminplus12),
-            "SIGRTMINPLUS13" => Some(Self::Sigrtminplus13),
-            "SIGRTMINPLUS14" => Some(Self::Sigrtminplus14),
-            "SIGRTMINPLUS15" => Some(Self::Sigrtminplus15),
-            "SIGRTMAXMINUS14" => Some(Self::Sigrtmaxminus14),
-            "SIGRTMAXMINUS13" => Some(Self::Sigrtmaxminus13),
-            "SIGRTMAXMINUS12" => Some(Self::Sigrtmaxminus12),
-            "SIGRTMAXMINUS11" => Some(Self::Sigrtmaxminus11),
-            "SIGRTMAXMINUS10" => Some(Self::Sigrtmaxminus10),
-            "SIGRTMAXMINUS9" => Some(Self::Sigrtmaxminus9),
-            "SIGRTMAXMINUS8" => Some(Self::Sigrtmaxminus8),
-            "SIGRTMAXMINUS7" => Some(Self::Sigrtmaxminus7),
-            "SIGRTMAXMINUS6" => Some(Self::Sigrtmaxminus6),
-            "SIGRTMAXMINUS5" => Some(Self::Sigrtmaxminus5),
-            "SIGRTMAXMINUS4" => Some(Self::Sigrtmaxminus4),
-            "SIGRTMAXMINUS3" => Some(Self::Sigrtmaxminus3),
-            "SIGRTMAXMINUS2" => Some(Self::Sigrtmaxminus2),
-            "SIGRTMAXMINUS1" => Some(Self::Sigrtmaxminus1),
-            "SIGRTMAX" => Some(Self::Sigrtmax),
             _ => None,
         }
     }

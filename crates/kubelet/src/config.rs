@@ -171,7 +171,7 @@ pub(crate) fn container(
             resources: Some(resources::linux(pod, spec, parts.capacity)),
             security_context: Some(security(pod, context, pod_context, parts.target)),
         }),
-        envs: parts.variables.into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),
+        envs: parts.variables.into_iter().map(|(key, value)| v1::KeyValue { key, value: value.into_bytes() }).collect(),
         mounts: parts.mounts,
         devices: parts.devices,
         ..Default::default()

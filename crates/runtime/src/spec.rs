@@ -154,7 +154,9 @@ fn arguments(config: &v1::ContainerConfig, image: &ImageConfig) -> Vec<String> {
 /// The image's variables, then the pod's; a later one of the same name takes the earlier one's place.
 fn environment(parts: &Parts<'_>) -> Vec<String> {
     let mut variables = vec![DEFAULT_PATH.to_owned()];
-    let given = parts.config.envs.iter().map(|entry| format!("{}={}", entry.key, entry.value));
+    // A value is bytes on the wire, and text in the file that describes the container.
+    let value = |entry: &v1::KeyValue| String::from_utf8_lossy(&entry.value).into_owned();
+    let given = parts.config.envs.iter().map(|entry| format!("{}={}", entry.key, value(entry)));
     let defaults = [format!("HOSTNAME={}", parts.sandbox.hostname), format!("HOME={}", parts.identity.home)];
     let terminal = parts.config.tty.then(|| "TERM=xterm".to_owned());
     let hostname = (!parts.sandbox.hostname.is_empty()).then_some(0);

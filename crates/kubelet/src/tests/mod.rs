@@ -260,7 +260,7 @@ async fn a_pod_runs_follows_its_config_and_leaves_nothing_behind() {
     assert_eq!((&pod["status"]["phase"], &pod["status"]["podIP"]), (&json!("Running"), &json!("127.0.0.1")));
     assert_eq!(pod["status"]["containerStatuses"][0]["containerID"], "fake://container-002");
     let config = &cluster.runtime.configs()[0];
-    assert!(config.envs.iter().any(|variable| variable.key == "IP" && variable.value == "127.0.0.1"));
+    assert!(config.envs.iter().any(|variable| variable.key == "IP" && variable.value == b"127.0.0.1"));
     let mounted =
         |path: &str| PathBuf::from(&config.mounts.iter().find(|mount| mount.container_path == path).unwrap().host_path);
     assert_eq!(std::fs::read_to_string(mounted("/token").join("token")).unwrap(), "TOKEN");

@@ -82,6 +82,7 @@ pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
         State::Exited(started, exit) => (*started, Some(exit.clone())),
     };
     let resources = config.linux.and_then(|linux| linux.resources);
+    let stop_signal = config.stop_signal;
     let user = container.identity.as_ref().map(|identity| v1::LinuxContainerUser {
         uid: identity.uid.into(),
         gid: identity.gid.into(),
@@ -107,6 +108,7 @@ pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
             .map(|linux| v1::ContainerResources { linux: Some(linux), ..v1::ContainerResources::default() }),
         image_id: container.record.image_id.clone(),
         user: user.map(|linux| v1::ContainerUser { linux: Some(linux) }),
+        stop_signal,
     }
 }
 
@@ -175,6 +177,7 @@ pub(super) fn container_stats(
             timestamp: now,
             usage_core_nano_seconds: value(used.cpu_nanoseconds),
             usage_nano_cores: None,
+            psi: None,
         });
         let available = used.memory_limit_bytes.map(|limit| limit.saturating_sub(used.memory_working_set_bytes));
         stats.memory = Some(v1::MemoryUsage {
@@ -185,6 +188,7 @@ pub(super) fn container_stats(
             rss_bytes: value(used.memory_rss_bytes),
             page_faults: value(used.page_faults),
             major_page_faults: value(used.major_page_faults),
+            psi: None,
         });
         stats.swap = Some(v1::SwapUsage {
             timestamp: now,
