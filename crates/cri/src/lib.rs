@@ -7,12 +7,15 @@
 #[expect(missing_docs, clippy::all, reason = "generated messages; the CRI defines their meaning")]
 pub mod v1;
 
+pub mod cni;
 mod network;
 mod reference;
+mod remote;
 mod runtime;
 
 pub use network::{AttachRequest, NetworkError, PodNetwork, PortMapping};
 pub use reference::{Reference, ReferenceError, is_digest};
+pub use remote::{EndpointError, Remote};
 pub use runtime::{ContainerChange, ExecStart, Runtime, RuntimeError};
 pub use streams::{BoxDuplex, ExecSession, Input, Output, TerminalSize};
 

@@ -56,4 +56,8 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn attach(&self, request: &AttachRequest) -> Result<Vec<IpAddr>, NetworkError>;
     /// Removes what `attach` made and frees the addresses; nothing happens where nothing is.
     async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError>;
+    /// The sandboxes that are attached, where the network keeps a list of them.
+    async fn attached(&self) -> Result<Vec<String>, NetworkError> {
+        Ok(Vec::new())
+    }
 }

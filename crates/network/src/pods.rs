@@ -282,6 +282,10 @@ impl PodNetwork for PodNetworkBuiltIn {
     async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError> {
         self.try_detach(sandbox_id).await.map_err(|error| failed("detach", sandbox_id, error))
     }
+
+    async fn attached(&self) -> Result<Vec<String>, NetworkError> {
+        Ok(self.sandboxes())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

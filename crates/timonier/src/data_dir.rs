@@ -13,6 +13,7 @@
 //! | `kubelet/`, `logs/` | pods' volumes; pods' logs |
 //! | `volumes/` | persistent volumes of the class `local` |
 //! | `network/` | addresses given to pods |
+//! | `external-runtime.json`, `cni.sock` | what was put in place for an installed container runtime, and where its network plugin asks |
 //! | `timonier.log` | the log of a detached process |
 //!
 //! The folder is 0700 and every secret file in it 0600.
@@ -45,6 +46,8 @@ pub(crate) const CONTENT: &[&str] = &[
     "logs",
     "volumes",
     "network",
+    "cni.sock",
+    "external-runtime.json",
     "timonier.log",
 ];
 

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|first| first == "shim") {
         return ExitCode::from(runtime::shim::main(&args[1..]));
     }
+    if commands::cni::is_meant(&args) {
+        return commands::cni::main();
+    }
     match commands::run(commands::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

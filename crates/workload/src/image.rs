@@ -19,23 +19,27 @@ const APPLETS: &[&str] = &[
 
 /// Writes the archive into `folder`; returns its path. Fails where `/bin/busybox` is missing.
 pub fn archive(folder: &Path) -> io::Result<PathBuf> {
+    archive_of(&folder.join("web.tar"), NAME, &["/bin/sh"])
+}
+
+/// The same image under another name, with another command, as the file `path`.
+pub fn archive_of(path: &Path, name: &str, command: &[&str]) -> io::Result<PathBuf> {
     let layer = layer()?;
     let config = json!({
-        "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
+        "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": command},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))]},
     })
     .to_string();
     let config_name = format!("{}.json", digest(config.as_bytes()));
-    let manifest = json!([{"Config": config_name, "RepoTags": [NAME], "Layers": ["layer.tar"]}]).to_string();
-    let path = folder.join("web.tar");
-    let mut archive = Builder::new(File::create(&path)?);
+    let manifest = json!([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).to_string();
+    let mut archive = Builder::new(File::create(path)?);
     for (name, content) in
         [(config_name.as_str(), config.as_bytes()), ("layer.tar", &layer), ("manifest.json", manifest.as_bytes())]
     {
         file(&mut archive, name, content, 0o644)?;
     }
     archive.into_inner()?.sync_all()?;
-    Ok(path)
+    Ok(path.to_owned())
 }
 
 /// `get NAME [PORT]`: prints what a web server answers. (The static busybox's own client looks names up through libraries

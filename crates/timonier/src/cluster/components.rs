@@ -65,7 +65,15 @@ impl Ground {
     }
 }
 
-async fn open_runtime(base: &Base, network: LateNetwork) -> Result<Arc<runtime::Embedded>> {
+/// The runtime that is installed, or else the embedded one.
+async fn open_runtime(base: &Arc<Base>, network: LateNetwork) -> Result<Arc<dyn cri::Runtime>> {
+    match &base.node.container_runtime_endpoint {
+        Some(endpoint) => super::external_runtime::open(base, endpoint, &network),
+        None => open_embedded(base, network).await,
+    }
+}
+
+async fn open_embedded(base: &Base, network: LateNetwork) -> Result<Arc<dyn cri::Runtime>> {
     let config = runtime::Config {
         root: base.data.path("runtime"),
         shim: std::env::current_exe().context("cannot find our own program file")?,
@@ -95,7 +103,7 @@ async fn import_folder(base: &Base, runtime: &runtime::Embedded) -> Result<()> {
     Ok(())
 }
 
-fn kubelet(ground: &Arc<Ground>, runtime: Arc<runtime::Embedded>, node: Node) -> Result<()> {
+fn kubelet(ground: &Arc<Ground>, runtime: Arc<dyn cri::Runtime>, node: Node) -> Result<()> {
     let tls = tls::server(node.serving, &node.ca_pem, &["http/1.1"])?;
     let (shared, listener) = (ground.clone(), node.listener);
     ground.base.tasks.supervise("kubelet", ground.base.stop.clone(), move |stop| {
@@ -114,7 +122,7 @@ fn kubelet(ground: &Arc<Ground>, runtime: Arc<runtime::Embedded>, node: Node) ->
 
 fn kubelet_config(
     ground: &Ground,
-    runtime: Arc<runtime::Embedded>,
+    runtime: Arc<dyn cri::Runtime>,
     server: kubelet::ServerConfig,
     stop: &Stop,
 ) -> kubelet::Config {

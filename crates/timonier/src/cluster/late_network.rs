@@ -24,6 +24,11 @@ pub(super) fn late_network() -> (Bring, LateNetwork) {
 }
 
 impl LateNetwork {
+    /// For who does not wait.
+    pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<dyn PodNetwork>>> {
+        self.0.clone()
+    }
+
     async fn there(&self, action: &'static str, sandbox_id: &str) -> Result<Arc<dyn PodNetwork>, NetworkError> {
         let mut there = self.0.clone();
         let network = there.wait_for(Option::is_some).await.ok().and_then(|network| network.clone());
@@ -42,5 +47,9 @@ impl PodNetwork for LateNetwork {
 
     async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError> {
         self.there("detach", sandbox_id).await?.detach(sandbox_id).await
+    }
+
+    async fn attached(&self) -> Result<Vec<String>, NetworkError> {
+        self.there("look at", "").await?.attached().await
     }
 }

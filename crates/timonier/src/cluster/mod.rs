@@ -4,9 +4,11 @@
 //! Everything that can fail for a reason that a user can mend fails before the first component starts. After that a
 //! component that fails is started again while the others go on. Nothing here waits for a timer.
 
+mod cni;
 pub(crate) mod components;
 mod control_plane;
 pub(crate) mod encryption;
+pub(crate) mod external_runtime;
 mod ingress;
 mod late_network;
 mod node_options;

@@ -19,6 +19,15 @@ pub(crate) struct NodeOptions {
     /// The port of the node server, where the API server fetches logs and runs commands.
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub(crate) kubelet_port: u16,
+    /// The socket of an installed container runtime, such as unix:///run/containerd/containerd.sock [default: the embedded one].
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) container_runtime_endpoint: Option<String>,
+    /// Where an installed container runtime looks for its network's configuration.
+    #[arg(long, value_name = "FOLDER", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Where it looks for network plugins.
+    #[arg(long, value_name = "FOLDER", default_value = "/opt/cni/bin")]
+    pub(crate) cni_bin_dir: PathBuf,
     /// This node's name [default: the machine's host name].
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,

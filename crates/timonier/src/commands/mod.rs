@@ -1,6 +1,7 @@
 //! The command line: one file a verb, one line in the list.
 
 mod agent;
+pub(crate) mod cni;
 mod datastore;
 mod down;
 mod encryption;

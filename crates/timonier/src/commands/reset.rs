@@ -35,6 +35,7 @@ impl Reset {
         down::stop_process(&data)?;
         // Held to the end, so that nothing starts in what is being removed.
         let lock = data.lock()?;
+        remove_from_external_runtime(&data)?;
         runtime::remove_all(&data.path("runtime"), &data.cgroup()).context("cannot remove the pods")?;
         kubelet::remove_all(&data.path("kubelet")).context("cannot remove the pods' volumes")?;
         remove_network(&data).context("cannot remove the pod network")?;
@@ -52,6 +53,11 @@ impl Reset {
         }
         Ok(())
     }
+}
+
+fn remove_from_external_runtime(data: &DataDir) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::cluster::external_runtime::remove(data))
 }
 
 fn remove_network(data: &DataDir) -> Result<()> {

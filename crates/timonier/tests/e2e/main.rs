@@ -13,6 +13,7 @@ mod application;
 mod changes;
 mod clients;
 mod crash;
+mod cri;
 mod custom;
 mod errors;
 mod ingress;
