@@ -153,6 +153,22 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), IngressError> {
     Ok(())
 }
 
+/// Speaks with one client over any stream, of Ingresses whose Services have no endpoints: for those that throw bytes at it.
+pub async fn speak_alone<S>(routes: Routes, stream: S)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Shared {
+        routes: Arc::new(RwLock::new(routes)),
+        backends: RwLock::default(),
+        ready: AtomicBool::new(true),
+        https_port: Some(443),
+        random: Random::from_seed(0),
+        tasks: Tasks::new("ingress"),
+    };
+    server::speak_alone(Arc::new(shared), stream).await;
+}
+
 fn acceptor(resolver: Resolver) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;

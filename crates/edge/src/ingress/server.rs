@@ -110,6 +110,16 @@ where
     }
 }
 
+/// One connection without a listener.
+pub(super) async fn speak_alone<S>(shared: Arc<Shared>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let client = Client { ip: std::net::Ipv4Addr::LOCALHOST.into(), tls: false, port: 80 };
+    let graceful = GracefulShutdown::new();
+    speak(Parts { shared, client, builder: builder(), watcher: graceful.watcher() }, stream).await;
+}
+
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX);
