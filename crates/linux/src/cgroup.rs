@@ -151,6 +151,8 @@ enum Place {
 pub struct Cgroups {
     host: Arc<dyn Host>,
     v1: BTreeMap<String, PathBuf>,
+    /// Version 1 hierarchies without a controller that is used here: OCI runtimes make groups in them too.
+    others: BTreeSet<PathBuf>,
     unified: Option<PathBuf>,
     v2: BTreeSet<String>,
 }
@@ -165,14 +167,14 @@ impl Cgroups {
     pub fn with_host(host: Arc<dyn Host>) -> Result<Self, CgroupError> {
         let mounts = Path::new("/proc/self/mountinfo");
         let mountinfo = host.read(mounts).map_err(failed("read", mounts))?;
-        let (v1, unified) = parse_mountinfo(&mountinfo);
+        let (v1, others, unified) = parse_mountinfo(&mountinfo);
         let mut v2 = BTreeSet::new();
         if let Some(root) = &unified {
             let path = root.join("cgroup.controllers");
             let offered = host.read(&path).map_err(failed("read", &path))?;
             v2.extend(offered.split_whitespace().filter(|name| V2_CONTROLLERS.contains(name)).map(str::to_owned));
         }
-        Ok(Self { host, v1, unified, v2 })
+        Ok(Self { host, v1, others, unified, v2 })
     }
 
     /// Whether every controller is version 2's.
@@ -345,7 +347,8 @@ impl Cgroups {
 
     /// Removes a group with all below it, whose processes must have ended; no error where it is gone.
     pub fn remove(&self, group: &str) -> Result<(), CgroupError> {
-        for directory in self.directories_of(group) {
+        let others = self.others.iter().map(|root| below(root, group));
+        for directory in self.directories_of(group).into_iter().chain(others) {
             self.remove_directory(&directory)?;
         }
         Ok(())
@@ -613,9 +616,9 @@ fn weight_of_shares(shares: u64) -> u64 {
     weight
 }
 
-fn parse_mountinfo(text: &str) -> (BTreeMap<String, PathBuf>, Option<PathBuf>) {
+fn parse_mountinfo(text: &str) -> (BTreeMap<String, PathBuf>, BTreeSet<PathBuf>, Option<PathBuf>) {
     const KNOWN: [&str; 6] = ["cpu", "cpuacct", "cpuset", "hugetlb", "memory", "pids"];
-    let mut v1 = BTreeMap::new();
+    let (mut v1, mut others) = (BTreeMap::new(), BTreeSet::new());
     let mut unified = None;
     for line in text.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
@@ -624,6 +627,9 @@ fn parse_mountinfo(text: &str) -> (BTreeMap<String, PathBuf>, Option<PathBuf>) {
             Some("cgroup2") => unified = unified.or_else(|| Some(PathBuf::from(target))),
             Some("cgroup") => {
                 let options = right.nth(1).unwrap_or_default();
+                if !options.split(',').any(|name| KNOWN.contains(&name)) {
+                    others.insert(PathBuf::from(target));
+                }
                 for name in options.split(',').filter(|name| KNOWN.contains(name)) {
                     v1.entry(name.to_owned()).or_insert_with(|| PathBuf::from(target));
                 }
@@ -631,7 +637,7 @@ fn parse_mountinfo(text: &str) -> (BTreeMap<String, PathBuf>, Option<PathBuf>) {
             _ => {}
         }
     }
-    (v1, unified)
+    (v1, others, unified)
 }
 
 #[cfg(test)]

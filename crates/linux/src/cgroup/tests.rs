@@ -222,3 +222,18 @@ fn a_group_on_this_machine_kills_and_goes() {
     drop(removed);
     assert!(!cgroups.exists(&group));
 }
+
+/// An OCI runtime makes its groups in every hierarchy of version 1.
+#[test]
+fn what_others_made_in_unused_hierarchies_goes_too() {
+    let mountinfo = "1 0 0:1 / /c/memory rw - cgroup cgroup rw,memory\n2 0 0:2 / /c/devices rw - cgroup cgroup rw,devices\n\
+                     3 0 0:3 / /c/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+    let host = FakeHost::with(mountinfo, &[]);
+    let cgroups = Cgroups::with_host(host.clone()).unwrap();
+    for place in ["/c/memory/pod", "/c/devices/pod", "/c/devices/pod/inner", "/c/systemd/pod"] {
+        host.make_dir(Path::new(place)).unwrap();
+    }
+    cgroups.remove("/pod").unwrap();
+    assert!(host.directories.lock().unwrap().is_empty(), "{:?}", host.directories.lock().unwrap());
+    cgroups.remove("/pod").unwrap();
+}

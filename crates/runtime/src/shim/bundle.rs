@@ -95,7 +95,7 @@ fn adapt(spec: &Spec, directory: &Path, processes: Option<Value>, privileged: bo
     // The oldest that has all that we say: runtimes refuse what is newer than they know.
     adapted["ociVersion"] = json!("1.0.2");
     adapted["root"]["path"] = json!(directory.join("rootfs"));
-    limit_capabilities(&mut adapted["process"], capability::permitted().map_err(step("capabilities"))?);
+    Powers::own()?.limit(&mut adapted["process"]);
     let namespaces = [json!({"type": "mount"}), json!({"type": "cgroup"})];
     adapted["linux"]["namespaces"] = namespaces.into_iter().chain(processes).collect();
     adapted["linux"]["resources"]["devices"] = json!([{"allow": privileged, "access": "rwm"}]);
@@ -122,15 +122,37 @@ fn mount(mut mount: Value) -> Option<Result<Value, LaunchError>> {
     Some(Ok(mount))
 }
 
-/// Takes out what this process cannot give: our own launcher does so by itself, runtimes fail.
-pub(super) fn limit_capabilities(process: &mut Value, own: capability::Set) {
-    let has = |name: &Value| {
-        let known = name.as_str().and_then(capability::Set::named);
-        known.is_some_and(|one| one.intersection(own) == one)
-    };
-    for set in process["capabilities"].as_object_mut().into_iter().flat_map(|sets| sets.values_mut()) {
-        if let Some(names) = set.as_array_mut() {
-            names.retain(has);
+/// What this process may give to a container. Our own launcher gives what it can; runtimes fail where they are asked for more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Powers {
+    capabilities: capability::Set,
+    /// The score that the kernel lets nobody go below without `CAP_SYS_RESOURCE`.
+    oom_score_adj: i64,
+}
+
+impl Powers {
+    pub(super) fn own() -> Result<Self, LaunchError> {
+        let score = std::fs::read_to_string("/proc/self/oom_score_adj").map_err(step("oom_score_adj"))?;
+        Ok(Self {
+            capabilities: capability::permitted().map_err(step("capabilities"))?,
+            oom_score_adj: score.trim().parse().map_err(step("oom_score_adj"))?,
+        })
+    }
+
+    /// Takes out of a specification's process what is more.
+    pub(super) fn limit(self, process: &mut Value) {
+        let has = |name: &str| {
+            let known = capability::Set::named(name);
+            known.is_some_and(|one| one.intersection(self.capabilities) == one)
+        };
+        for set in process["capabilities"].as_object_mut().into_iter().flat_map(|sets| sets.values_mut()) {
+            if let Some(names) = set.as_array_mut() {
+                names.retain(|name| name.as_str().is_some_and(has));
+            }
+        }
+        if process["oomScoreAdj"].as_i64().is_some_and(|wanted| wanted < self.oom_score_adj) && !has("CAP_SYS_RESOURCE")
+        {
+            process["oomScoreAdj"] = json!(self.oom_score_adj);
         }
     }
 }
@@ -181,11 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_that_nobody_has_here_are_left_out() {
-        let mut process = json!({"capabilities": {"bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"], "ambient": []}});
-        let own = capability::Set::named("CAP_CHOWN").unwrap();
-        limit_capabilities(&mut process, own);
-        assert_eq!(process["capabilities"], json!({"bounding": ["CAP_CHOWN"], "ambient": []}));
+    fn powers_that_nobody_has_here_are_left_out() {
+        let wanted = json!({"oomScoreAdj": -997, "capabilities": {"bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"], "ambient": []}});
+        let few = Powers { capabilities: capability::Set::named("CAP_CHOWN").unwrap(), oom_score_adj: 0 };
+        let mut process = wanted.clone();
+        few.limit(&mut process);
+        assert_eq!(process, json!({"oomScoreAdj": 0, "capabilities": {"bounding": ["CAP_CHOWN"], "ambient": []}}));
+        let mut process = wanted.clone();
+        Powers { capabilities: capability::Set::ALL, ..few }.limit(&mut process);
+        assert_eq!(process, wanted);
     }
 
     #[test]

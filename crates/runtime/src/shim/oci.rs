@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use linux::{capability, process};
+use linux::process;
 use nix::libc;
 use oci_spec::runtime::{self as oci, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Pid;
 
-use super::bundle::{self, BUNDLE};
+use super::bundle::{self, BUNDLE, Powers};
 use super::launch::{self, Context, LaunchError, Launched, Streams, step};
 use super::server::note;
 use crate::records::ContainerRecord;
@@ -82,7 +82,7 @@ impl Oci {
         std::fs::create_dir_all(&folder).map_err(step("exec"))?;
         let file = folder.join("process.json");
         let mut json = serde_json::to_value(process).map_err(step("exec"))?;
-        bundle::limit_capabilities(&mut json, capability::permitted().map_err(step("capabilities"))?);
+        Powers::own()?.limit(&mut json);
         std::fs::write(&file, json.to_string()).map_err(step("exec"))?;
         let exec = |command: &mut Command| {
             command.arg("exec").arg("--detach").arg("--process").arg(&file);

@@ -25,6 +25,7 @@ mod nodes;
 mod operations;
 mod policy;
 mod proxy;
+mod runtimes;
 mod services;
 mod sessions;
 mod storage;
