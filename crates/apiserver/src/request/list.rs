@@ -43,6 +43,9 @@ async fn snapshot(call: &Call, cache: &Arc<ResourceCache>, moment: Moment) -> Re
         Moment::NotOlderThan(revision) => caches.reached_in_time(revision).await?,
         Moment::Exact(revision) => {
             caches.reached_in_time(revision).await?;
+            if !caches.is_listed_at(revision) {
+                return Ok(None);
+            }
             if let Ok(snapshot) = cache.snapshot_at(revision) {
                 return Ok(Some(snapshot));
             }

@@ -11,6 +11,7 @@ mod history;
 mod kept;
 #[cfg(test)]
 mod model;
+mod moments;
 mod recall;
 mod resource_cache;
 mod turns;
@@ -30,6 +31,8 @@ use futures::StreamExt;
 use store::{Batch, Range, Revision, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use moments::Moments;
 
 pub use change::{Change, EventKind, Protobuf};
 pub use frame::{frame, object_in_frame, restamp};
@@ -53,6 +56,8 @@ pub struct Caches {
     by_prefix: RwLock<HashMap<Box<str>, Arc<ResourceCache>>>,
     progress: Progress,
     kept: Arc<KeptLists>,
+    /// Older moments are not listed any more.
+    oldest_moment: AtomicU64,
 }
 
 impl Caches {
@@ -60,7 +65,13 @@ impl Caches {
     pub async fn start(store: Arc<dyn Store>, tasks: &Tasks, stop: Stop) -> Result<Arc<Self>, StoreError> {
         let from = store.committed();
         let progress = Progress::new(from.0);
-        let caches = Arc::new(Self { store, by_prefix: RwLock::default(), progress, kept: Arc::default() });
+        let caches = Arc::new(Self {
+            store,
+            by_prefix: RwLock::default(),
+            progress,
+            kept: Arc::default(),
+            oldest_moment: AtomicU64::new(0),
+        });
         let watch = caches.watch_store(from).await?;
         let dispatcher = caches.clone();
         tasks.spawn("watch cache dispatcher", async move {
@@ -109,6 +120,16 @@ impl Caches {
             }
         }
         cache.loaded_with(|| self.load(cache, &prefix)).await.map_err(|error| store_failed(&error))
+    }
+
+    /// Whether a moment can be listed still.
+    pub fn is_listed_at(&self, revision: u64) -> bool {
+        revision >= self.oldest_moment.load(Ordering::Relaxed)
+    }
+
+    /// Lists at older revisions are answered with 410 from now on.
+    pub(crate) fn give_up_moments_before(&self, revision: u64) {
+        self.oldest_moment.fetch_max(revision, Ordering::Relaxed);
     }
 
     /// Waits until the caches show everything that is committed now: what is read after this is consistent.
@@ -185,11 +206,15 @@ impl Caches {
 
     async fn dispatch(&self, mut watch: store::Watch, stop: Stop) {
         let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
-        let mut resting = Resting::default();
+        let (mut resting, mut moments) = (Resting::default(), Moments::default());
         loop {
             let next = tokio::select! {
                 () = stop.stopped() => return,
-                _ = bookmarks.tick() => { self.bookmark(); continue }
+                now = bookmarks.tick() => {
+                    self.bookmark();
+                    self.give_up_moments_before(moments.note(now, self.applied()));
+                    continue
+                }
                 () = resting.over() => { resting.take_turns(); continue }
                 next = watch.next() => next,
             };
