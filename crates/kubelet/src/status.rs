@@ -293,6 +293,9 @@ fn phase(view: &View<'_>, main: &[ContainerStatus], init: &[ContainerStatus]) ->
     if failed_init && plan::finished(view) {
         return "Failed";
     }
+    if ended_early(view) {
+        return if waiting + failed == 0 && succeeded > 0 { "Succeeded" } else { "Failed" };
+    }
     if (pending_init || failed_init) && running == 0 {
         return "Pending";
     }
@@ -309,6 +312,15 @@ fn phase(view: &View<'_>, main: &[ContainerStatus], init: &[ContainerStatus]) ->
         return if failed > 0 || waiting > 0 { "Failed" } else { "Succeeded" };
     }
     if succeeded + failed > 0 { "Running" } else { "Pending" }
+}
+
+/// Whether a pod is deleted and nothing of it runs or will run, also where none of its containers ever did: it must not leave the
+/// API without having ended there.
+fn ended_early(view: &View<'_>) -> bool {
+    view.pod.metadata.deletion_timestamp.is_some()
+        && view.observed.ready_sandbox().is_none()
+        && view.observed.running().next().is_none()
+        && view.busy.is_empty()
 }
 
 fn never_ran(status: &ContainerStatus) -> bool {

@@ -8,8 +8,9 @@ use api::typed::core::v1::Pod;
 use base::Clock;
 
 use super::*;
+use crate::observed::Observed;
 use crate::plan::{Memory, ProbeKind, Verdict, Waiting};
-use crate::testing::{observed, pod};
+use crate::testing::{observed, pod, sandbox};
 
 fn of(pod: &Pod, containers: &str, memory: &Memory) -> PodStatus {
     let (observed, none, now) = (observed(containers), BTreeSet::new(), base::FakeClock::default().now());
@@ -106,6 +107,23 @@ fn a_verdict_fails_the_pod_and_a_deleted_pod_ends_in_a_final_phase() {
     let verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "no".into(), grace_seconds: None });
     let status = of(&pod, "", &Memory { verdict, ..Memory::default() });
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
+}
+
+/// A pod that was deleted before its containers started went out of the API as pending, which tells its owner that it may yet run.
+#[test]
+fn a_deleted_pod_that_never_started_has_failed_once_nothing_is_left() {
+    let json = r#"{"metadata":{"deletionTimestamp":"2030-01-01T00:00:00Z"},
+        "spec":{"initContainers":[{"name":"i"}],"containers":[{"name":"a"},{"name":"b"}]}}"#;
+    let phase = |observed: &Observed| {
+        let memory = Memory::default();
+        let (pod, busy, now) = (pod(json), BTreeSet::new(), base::FakeClock::default().now());
+        let view = View { pod: &pod, gone: false, observed, memory: &memory, busy: &busy, held: &busy, now };
+        status(&view, &Place { host_ips: &[], runtime_name: "fake" }).phase.unwrap()
+    };
+    assert_eq!(phase(&Observed::default()), "Failed");
+    let stopped = Observed { sandboxes: vec![sandbox(false)], ..observed("i:0 a:0") };
+    assert_eq!(phase(&stopped), "Failed");
+    assert_eq!(phase(&Observed { sandboxes: vec![sandbox(true)], ..Observed::default() }), "Pending");
 }
 
 #[test]
