@@ -14,7 +14,7 @@ use super::*;
 
 const PODS_MAX: usize = 4;
 const STEPS: usize = 40;
-/// Hundreds more were played when this was written. One alone is played by putting it here.
+/// One alone is played by putting it here.
 const SEEDS: std::ops::Range<u64> = 8..13;
 
 /// What a pod was made to be.
