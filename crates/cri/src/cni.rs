@@ -346,7 +346,7 @@ mod tests {
             (with("CNI_COMMAND", "DANCE"), good.clone(), CniError::ENVIRONMENT),
             (with("CNI_NETNS", ""), good.clone(), CniError::ENVIRONMENT),
             (with("CNI_CONTAINERID", "../x"), good.clone(), CniError::ENVIRONMENT),
-            (with("CNI_IFNAME", "net1"), good.clone(), CniError::ENVIRONMENT),
+            (with("CNI_IFNAME", "net1"), good, CniError::ENVIRONMENT),
             (ADD.to_vec(), json!({"cniVersion": "0.2.0", "socket": "/s"}), CniError::VERSION),
             (ADD.to_vec(), json!({"cniVersion": "1.0.0"}), CniError::CONFIGURATION),
             (ADD.to_vec(), json!([1]), CniError::DECODING),
