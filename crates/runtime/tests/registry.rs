@@ -1,5 +1,6 @@
 //! Pulls from a registry that the test serves on the loopback: an honest one, and ones that hang, lie, break off, send us in
-//! circles, or want to know who we are. Needs root, since layers are unpacked with their owners.
+//! circles, or want to know who we are; and, over TLS, ones that an authority of our own vouches for, also behind a proxy.
+//! Needs root, since layers are unpacked with their owners.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -11,10 +12,10 @@ use std::time::Duration;
 use base64::Engine;
 use cri::v1;
 use runtime::images::Store;
-use runtime::registry::{Config, Mirror, Patience, Registries};
+use runtime::registry::{Config, HostConfig, Mirror, Patience, Proxies, Registries, Tls};
 use serde_json::json;
 use sha2::Digest;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What goes wrong with one answer.
@@ -73,6 +74,10 @@ fn sha(bytes: &[u8]) -> String {
 
 impl Registry {
     async fn start(access: Access) -> Self {
+        Self::start_with(access, None).await
+    }
+
+    async fn start_with(access: Access, tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (state, stop) = (Arc::new(Mutex::new(State::default())), base::Stop::new());
@@ -80,9 +85,15 @@ impl Registry {
         let own = tasks.clone();
         tasks.spawn("accept", async move {
             while let Some(Ok((stream, _))) = ended.or_stopped(listener.accept()).await {
-                let (state, access, ended) = (shared.clone(), access.clone(), ended.clone());
+                let (state, access, ended, tls) = (shared.clone(), access.clone(), ended.clone(), tls.clone());
                 own.spawn("connection", async move {
-                    ended.or_stopped(serve(stream, &state, &access, address)).await;
+                    let Some(tls) = tls else {
+                        ended.or_stopped(serve(stream, &state, &access, address)).await;
+                        return;
+                    };
+                    if let Some(Ok(stream)) = ended.or_stopped(tls.accept(stream)).await {
+                        ended.or_stopped(serve(stream, &state, &access, address)).await;
+                    }
                 });
             }
         });
@@ -163,7 +174,12 @@ fn layer(text: &str) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-async fn serve(mut stream: TcpStream, state: &Mutex<State>, access: &Access, address: std::net::SocketAddr) {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    state: &Mutex<State>,
+    access: &Access,
+    address: std::net::SocketAddr,
+) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let Ok(byte) = stream.read_u8().await else { return };
@@ -419,6 +435,107 @@ async fn mirrors_are_asked_first_and_a_broken_one_costs_nothing_but_time() {
     assert!(mirror.state().requests.iter().all(|(_, shown, _)| shown.is_empty()));
     let fetched = registry.paths();
     assert!(fetched.contains(&format!("blobs/{}", layers[1])), "what the mirror lied about: {fetched:?}");
+}
+
+/// A registry that speaks TLS as `localhost` and `registry.test`, and the file of the authority that vouches for it.
+async fn secure_registry(directory: &std::path::Path) -> (Registry, std::path::PathBuf) {
+    use rustls_pki_types::PrivateKeyDer;
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(params, key);
+    let own_key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned(), "registry.test".to_owned()];
+    let own = rcgen::CertificateParams::new(names).unwrap().signed_by(&own_key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], PrivateKeyDer::Pkcs8(own_key.serialize_der().into()))
+        .unwrap();
+    let file = directory.join("ca.pem");
+    std::fs::write(&file, authority.pem()).unwrap();
+    (Registry::start_with(Access::Everybody, Some(Arc::new(config).into())).await, file)
+}
+
+/// What is believed of one host.
+fn believing(host: &str, authority: &std::path::Path) -> BTreeMap<String, HostConfig> {
+    let tls = Some(Tls { ca_file: Some(authority.to_owned()), ..Tls::default() });
+    [(host.to_owned(), HostConfig { tls, ..HostConfig::default() })].into()
+}
+
+#[tokio::test]
+async fn only_a_configured_authority_vouches_for_a_registry() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, authority) = secure_registry(directory.path()).await;
+    registry.image("1", &[("a", gzip)]);
+    let host = format!("localhost:{}", registry.address.port());
+    let mirror = |name: &str| {
+        let endpoint = vec![format!("https://{name}:{}", registry.address.port())];
+        // The registry itself is nobody: what comes can only come from the mirror.
+        BTreeMap::from([("127.0.0.1:1".to_owned(), Mirror { endpoint, ..Mirror::default() })])
+    };
+    for (name, configs) in [
+        ("localhost", BTreeMap::new()),
+        ("localhost", believing("other.test", &authority)),
+        // Its certificate does not have this name.
+        ("127.0.0.1", believing(&format!("127.0.0.1:{}", registry.address.port()), &authority)),
+    ] {
+        let node = Node::with(Config { mirrors: mirror(name), configs, ..Config::default() });
+        node.pull("127.0.0.1:1/team/app:1", None).await.unwrap_err();
+        assert!(registry.paths().is_empty(), "{name}: nothing is asked of who is not believed");
+    }
+    let configs = believing(&host, &authority);
+    let node = Node::with(Config { mirrors: mirror("localhost"), configs, ..Config::default() });
+    let image = node.pull("127.0.0.1:1/team/app:1", None).await.unwrap();
+    assert!(node.has(&image, "a"));
+}
+
+/// Joins a client with the registry, wherever it asks to be led; returns what it asked for.
+async fn proxy(registry: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>, base::Stop) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, stop, tasks) = (Arc::new(Mutex::new(Vec::new())), base::Stop::new(), base::Tasks::new("proxy"));
+    let (shared, ended, own) = (asked.clone(), stop.clone(), tasks.clone());
+    tasks.spawn("accept", async move {
+        while let Some(Ok((mut client, _))) = ended.or_stopped(listener.accept()).await {
+            let (asked, ended) = (shared.clone(), ended.clone());
+            own.spawn("connection", async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = client.read_u8().await else { return };
+                    head.push(byte);
+                }
+                let head = String::from_utf8(head).unwrap();
+                asked.lock().unwrap().push(head.lines().next().unwrap().to_owned());
+                let mut server = TcpStream::connect(registry).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
+                ended.or_stopped(tokio::io::copy_bidirectional(&mut client, &mut server)).await;
+            });
+        }
+    });
+    (address, asked, stop)
+}
+
+#[tokio::test]
+async fn a_registry_behind_a_proxy_is_reached_through_its_tunnel() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, authority) = secure_registry(directory.path()).await;
+    registry.image("1", &[("a", gzip)]);
+    let (address, asked, stop) = proxy(registry.address).await;
+    let proxies = Proxies { https: Some(format!("http://{address}")), ..Proxies::default() };
+    let config = Config { configs: believing("registry.test", &authority), proxies, ..Config::default() };
+    let image = Node::with(config.clone()).pull("registry.test/team/app:1", None).await.unwrap();
+    assert_eq!(image.names.iter().collect::<Vec<_>>(), ["registry.test/team/app:1"]);
+    let lines = std::mem::take(&mut *asked.lock().unwrap());
+    assert!(!lines.is_empty());
+    assert!(lines.iter().all(|line| line == "CONNECT registry.test:443 HTTP/1.1"), "{lines:?}");
+    // The proxy leads elsewhere than the name says: the certificate is what counts.
+    let strangers = Config { configs: BTreeMap::new(), ..config };
+    Node::with(strangers).pull("registry.test/team/app:1", None).await.unwrap_err();
+    stop.stop();
 }
 
 /// Two pods of one image that start together fetched every layer twice.
