@@ -59,7 +59,7 @@ impl World {
         Self { shared, secrets, http: plain, https: secure, tasks, stop }
     }
 
-    fn ingress(&self, name: &str, spec: Value) {
+    fn ingress(&self, name: &str, spec: &Value) {
         let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
             "metadata": {"name": name, "namespace": "ns"}, "spec": spec});
         let object = Object::parse(INGRESSES, object.to_string().into()).unwrap();
@@ -83,7 +83,7 @@ impl World {
     fn host(&self, host: &str, app_protocol: &str, endpoints: &[SocketAddr]) {
         let name = host.replace('.', "-");
         let backend = json!({"service": {"name": name, "port": {"number": 80}}});
-        self.ingress(&name, json!({"rules": [{"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}));
+        self.ingress(&name, &json!({"rules": [{"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}));
         self.service(&name, app_protocol, endpoints);
     }
 
@@ -402,7 +402,7 @@ async fn tls_shows_the_certificate_of_the_host_and_speaks_http2() {
     let rule = |host: &str| json!({"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}});
     world.ingress(
         "web",
-        json!({"tls": [{"hosts": ["a.example.com", "*.b.example.com"], "secretName": "cert"}],
+        &json!({"tls": [{"hosts": ["a.example.com", "*.b.example.com"], "secretName": "cert"}],
         "rules": [rule("a.example.com"), rule("*.b.example.com"), rule("c.example.com")]}),
     );
     let cert = secret("cert", "a.example.com");
