@@ -206,6 +206,7 @@ impl Pods {
             }
         }
         self.remove_directories(&found).await;
+        self.remove_logs(&found).await;
         Ok(())
     }
 
@@ -219,6 +220,21 @@ impl Pods {
             }
             if let Err(error) = volumes::tear_down(entry.path()).await {
                 tracing::warn!(directory = %entry.path().display(), error = chain(&error), "cannot remove the directory of a pod that is gone");
+            }
+        }
+    }
+
+    /// The same for their logs: a process that ended between the two left logs behind for good.
+    async fn remove_logs(&self, found: &BTreeMap<String, Identity>) {
+        let Ok(mut entries) = tokio::fs::read_dir(&self.host.log_dir).await else { return };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let &[_, _, uid] = name.split('_').collect::<Vec<_>>().as_slice() else { continue };
+            if self.lock().contains_key(uid) || found.contains_key(uid) {
+                continue;
+            }
+            if let Err(error) = tokio::fs::remove_dir_all(entry.path()).await {
+                tracing::warn!(directory = %entry.path().display(), error = chain(&error), "cannot remove the logs of a pod that is gone");
             }
         }
     }

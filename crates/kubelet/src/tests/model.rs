@@ -14,8 +14,8 @@ use super::*;
 
 const PODS_MAX: usize = 4;
 const STEPS: usize = 40;
-/// One alone is played by putting it here.
-const SEEDS: std::ops::Range<u64> = 8..13;
+/// Some of them found faults. One alone is played by putting it here.
+const SEEDS: [u64; 6] = [8, 9, 10, 12, 143, 250];
 
 /// What a pod was made to be.
 #[derive(Debug, Clone)]
