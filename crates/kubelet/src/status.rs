@@ -98,7 +98,7 @@ fn container_status(view: &View<'_>, place: &Place<'_>, role: Role, spec: &Spec)
     let backs_off = !plan::ending(view) && !plan::starting(view, name);
     let (state, last_state) = match run.state {
         State::Running => (running(run), previous),
-        State::Created => (waiting_state(creating(view), ""), previous),
+        State::Created => (waiting_state(creating(view), ""), previous.or_else(|| told_end(view, name))),
         State::Exited
             if backs_off
                 && waiting.is_none()
@@ -181,7 +181,21 @@ fn unseen(view: &View<'_>, role: Role, spec: &Spec) -> ContainerStatus {
         }
         return ContainerStatus { state: Some(not_yet(view, spec)), last_state: last, ..base };
     }
-    ContainerStatus { state: Some(not_yet(view, spec)), ..blank }
+    // One that was lost before, and told as such, is not forgotten while it waits for its next start.
+    let told = plan::known_status(view.pod, &spec.name);
+    ContainerStatus {
+        state: Some(not_yet(view, spec)),
+        last_state: told.and_then(|told| told.last_state.clone()),
+        restart_count: told.map_or(0, |told| told.restart_count),
+        ..blank
+    }
+}
+
+/// How a container ended before, as the API was told: the runtime may keep no record of it.
+fn told_end(view: &View<'_>, name: &str) -> Option<ContainerState> {
+    let told = plan::known_status(view.pod, name)?;
+    let ended = |state: &Option<ContainerState>| state.clone().filter(|state| state.terminated.is_some());
+    ended(&told.state).or_else(|| ended(&told.last_state))
 }
 
 fn not_yet(view: &View<'_>, spec: &Spec) -> ContainerState {
@@ -299,8 +313,9 @@ fn phase(view: &View<'_>, main: &[ContainerStatus], init: &[ContainerStatus]) ->
     if (pending_init || failed_init) && running == 0 {
         return "Pending";
     }
+    // A pod runs once all its containers have been started.
     if waiting > 0 && !plan::ending(view) {
-        return if running > 0 { "Running" } else { "Pending" };
+        return "Pending";
     }
     if running > 0 {
         return "Running";

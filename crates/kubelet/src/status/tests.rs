@@ -42,7 +42,7 @@ fn line(status: &PodStatus) -> String {
 fn phase_and_readiness_follow_the_containers() {
     for (policy, containers, wanted) in [
         ("Always", "", "Pending False/ContainersNotReady a=ContainerCreating#0 b=ContainerCreating#0"),
-        ("Always", "a:running", "Running False/ContainersNotReady a=running#0 b=ContainerCreating#0"),
+        ("Always", "a:running", "Pending False/ContainersNotReady a=running#0 b=ContainerCreating#0"),
         ("Always", "a:running b:running", "Running True a=running#0 b=running#0"),
         ("Always", "a#2:running b:1", "Running False/ContainersNotReady a=running#2 b=Error:1#0"),
         ("Never", "a:0 b:0", "Succeeded False/PodCompleted a=Completed:0#0 b=Completed:0#0"),
