@@ -800,3 +800,78 @@ async fn an_unknown_handler_is_named() {
     assert!(base::chain(&error).contains("no runtime for \"special\" is configured"), "{}", base::chain(&error));
     assert_eq!(std::fs::read_dir(node.root().join("sandboxes")).unwrap().count(), 0);
 }
+
+/// Everything that a client of the socket does in the life of a pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runtime_is_served_on_a_socket() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::new().await;
+    let (socket, stop) = (node.directory.path().join("cri.sock"), Stop::new());
+    let (path, runtime, ended) = (socket.clone(), node.runtime().clone(), stop.clone());
+    let served = tokio::spawn(async move { cri::serve(&path, runtime, ended).await });
+    let client = cri::Remote::new(&format!("unix://{}", socket.display())).unwrap();
+    let begin = Instant::now();
+    let version = loop {
+        match client.version().await {
+            Ok(version) => break version,
+            Err(error) => assert!(begin.elapsed() < DEADLINE, "{}", base::chain(&error)),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(version.runtime_name, "timonier");
+    assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(client.list_images().await.unwrap().len(), 1);
+
+    let mut events = client.events().await.unwrap();
+    let pod = node.pod("served");
+    let sandbox = client.run_pod_sandbox(pod.clone(), "").await.unwrap();
+    let config = script("web", "echo hello; exec sleep 1000");
+    let container = client.create_container(&sandbox, config, pod).await.unwrap();
+    client.start_container(&container).await.unwrap();
+    let started = async {
+        while let Some(change) = events.next().await {
+            if change.container_id == container && change.event == v1::ContainerEventType::ContainerStartedEvent {
+                return change;
+            }
+        }
+        panic!("the events ended");
+    };
+    let change = tokio::time::timeout(DEADLINE, started).await.unwrap();
+    assert_eq!((change.pod_uid.as_str(), change.sandbox_id.as_str()), ("uid-served", sandbox.as_str()));
+
+    let words = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
+    let ran = client.exec_sync(&container, words("echo out; exit 3"), 10).await.unwrap();
+    assert_eq!((ran.stdout.as_slice(), ran.exit_code), (b"out\n".as_slice(), 3));
+    let command = words("cat; exit 4");
+    let start = ExecStart { container_id: container.clone(), command, tty: false, stdin: true };
+    let mut session = client.exec(start).await.unwrap();
+    session.input.send(Input::Stdin(Bytes::from_static(b"through"))).await.unwrap();
+    session.input.send(Input::StdinClosed).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(output) = session.output.recv().await {
+        match output {
+            Output::Stdout(bytes) => seen.extend_from_slice(&bytes),
+            other => assert_eq!(other, Output::Exited(4)),
+        }
+    }
+    assert_eq!(seen, b"through");
+    let stats = client.container_stats(&container).await.unwrap();
+    assert!(stats.memory.and_then(|memory| memory.working_set_bytes).is_some_and(|bytes| bytes.value > 0));
+    let status = client.container_status(&container).await.unwrap();
+    let begin = Instant::now();
+    while !std::fs::read_to_string(&status.log_path).unwrap().ends_with("stdout F hello\n") {
+        assert!(begin.elapsed() < DEADLINE, "the log is not written");
+        tokio::task::yield_now().await;
+    }
+    let unknown = client.container_status("nobody").await.unwrap_err();
+    assert!(matches!(unknown, cri::RuntimeError::NotFound { .. }), "{unknown}");
+
+    client.stop_container(&container, 0).await.unwrap();
+    client.remove_container(&container).await.unwrap();
+    client.stop_pod_sandbox(&sandbox).await.unwrap();
+    client.remove_pod_sandbox(&sandbox).await.unwrap();
+    assert_eq!(client.list_pod_sandboxes(None).await.unwrap().len(), 0);
+    drop(events);
+    stop.stop();
+    served.await.unwrap().unwrap();
+}
