@@ -15,11 +15,11 @@ use tar::{Archive, Entry, EntryType};
 
 /// Bounds on one layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub struct Limits {
     /// Files, directories and links.
-    pub(super) entries_max: u64,
+    pub entries_max: u64,
     /// Bytes in files, unpacked.
-    pub(super) bytes_max: u64,
+    pub bytes_max: u64,
 }
 
 /// What may follow an archive's end: tools pad to a block of their tapes.
@@ -73,7 +73,7 @@ const WHITEOUT_OTHER: &[u8] = b".wh..wh.";
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Unpacks an archive (uncompressed) into an empty directory; returns the bytes in its files.
-pub(super) fn unpack(reader: impl Read, target: &Path, limits: &Limits) -> Result<u64, LayerError> {
+pub fn unpack(reader: impl Read, target: &Path, limits: &Limits) -> Result<u64, LayerError> {
     let root =
         Rooted::open(target).map_err(|source| LayerError::Make { path: target.display().to_string(), source })?;
     let (reader, budget) = super::archive::Budgeted::new(reader);

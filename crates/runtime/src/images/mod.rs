@@ -29,8 +29,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use archive::ArchiveError;
 pub use cri::{Reference, ReferenceError};
 pub use folder::Imported;
-pub use layer::LayerError;
-use layer::Limits;
+pub use layer::{LayerError, Limits as LayerLimits, unpack as unpack_layer};
 
 pub(crate) use archive::{Found, Spooled, hex};
 
@@ -48,7 +47,7 @@ const INDEX: &str = "index.json";
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    limits: Limits,
+    limits: LayerLimits,
     seen: Mutex<Option<(Stamp, Arc<Index>)>>,
 }
 
@@ -195,7 +194,7 @@ impl Store {
             let path = root.join(directory);
             std::fs::create_dir_all(&path).map_err(file_error("make", &path))?;
         }
-        let store = Self { root: root.to_owned(), limits: Limits::default(), seen: Mutex::new(None) };
+        let store = Self { root: root.to_owned(), limits: LayerLimits::default(), seen: Mutex::new(None) };
         store.clean()?;
         store.index()?;
         Ok(store)

@@ -1,8 +1,9 @@
-//! `timonier image import FILE` and `timonier image list`: the image store, also while the cluster is stopped.
+//! `timonier image import FILE`, `image list` and `image remove IMAGE...`: the image store, also while the cluster is stopped.
+//! What a container uses is never removed, and what was imported only when that is said.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use runtime::images::Store;
 
@@ -27,6 +28,16 @@ enum Action {
     },
     /// List the images.
     List,
+    /// Remove images with all their names, and the layers that no other image needs.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Names, digests or ids.
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Also what was imported, which may be nowhere else.
+        #[arg(long)]
+        imported: bool,
+    },
 }
 
 impl Image {
@@ -49,6 +60,11 @@ impl Image {
                 }
             }
             Action::List => list(&store)?,
+            Action::Remove { images, imported } => {
+                for name in images {
+                    remove(&store, &name, imported)?;
+                }
+            }
         }
         Ok(())
     }
@@ -65,5 +81,20 @@ fn list(store: &Store) -> Result<()> {
         }
     }
     say(table.trim_fmt());
+    Ok(())
+}
+
+/// By its id, so that a name that moves meanwhile takes no other image with it.
+fn remove(store: &Store, name: &str, imported: bool) -> Result<()> {
+    let Some(image) = store.find(name).context("cannot read the image store")? else {
+        bail!("there is no image {name}; `timonier image list` shows what there is");
+    };
+    if image.pinned && !imported {
+        bail!("image {name} was imported and may be nowhere else; `--imported` removes it all the same");
+    }
+    if !store.remove(&image.id).with_context(|| format!("cannot remove {name}"))? {
+        bail!("image {name} was removed meanwhile");
+    }
+    say(format_args!("removed {name}"));
     Ok(())
 }

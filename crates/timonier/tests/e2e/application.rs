@@ -77,6 +77,15 @@ pub(crate) fn answering(machine: &Machine) -> BTreeSet<String> {
         .collect()
 }
 
+/// What was imported goes only when that is said, and what a container uses never.
+fn no_image_is_removed_that_something_needs(machine: &Machine) {
+    assert!(machine.timonier_fails("image remove nothing.test/a:1").contains("there is no image nothing.test/a:1"));
+    assert!(machine.timonier_fails(&format!("image remove {}", image::NAME)).contains("`--imported`"));
+    let used = machine.timonier_fails(&format!("image remove --imported {}", image::NAME));
+    assert!(used.contains("in use by container"), "{used}");
+    assert!(machine.timonier("image list").contains("example.test/web"));
+}
+
 fn pod_names(machine: &Machine) -> BTreeSet<String> {
     let names = machine.kubectl("get pods -l app=web -o name");
     names.lines().map(|line| line.trim_start_matches("pod/").to_owned()).collect()
@@ -99,6 +108,7 @@ fn a_real_application_runs_and_nothing_is_left_after_reset() {
     assert_eq!(pods.len(), 3);
     assert_eq!(answering(&machine), pods, "the Service spreads over all three, by its DNS name");
 
+    no_image_is_removed_that_something_needs(&machine);
     look(&machine, pods.first().unwrap());
     a_deleted_pod_is_replaced(&machine, pods.first().unwrap());
     scale(&machine);

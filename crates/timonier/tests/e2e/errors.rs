@@ -4,6 +4,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::process::Command;
 
 use crate::machine::{Machine, one_sentence, text};
+use workload::image;
 
 #[test]
 fn a_port_in_use_is_named() {
@@ -121,6 +122,10 @@ fn unknown_words_and_missing_clusters_are_explained() {
     std::fs::write(&junk, b"this is no archive").unwrap();
     let error = machine.timonier_fails(&format!("image import {}", junk.display()));
     assert!(error.contains("junk.tar"), "{error}");
+    // No cluster runs: the commands on images work on the store itself.
+    machine.timonier(&format!("image import {}", image::archive(machine.folder()).unwrap().display()));
+    assert!(machine.timonier(&format!("image remove --imported {}", image::NAME)).contains(image::NAME));
+    assert!(!machine.timonier("image list").contains("example.test/web"));
     let usage = machine.try_timonier("frobnicate");
     assert_eq!(usage.status.code(), Some(2));
     assert!(text(&usage.stderr).contains("frobnicate"));
