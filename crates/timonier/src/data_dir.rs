@@ -14,6 +14,7 @@
 //! | `volumes/` | persistent volumes of the class `local` |
 //! | `network/` | addresses given to pods |
 //! | `external-runtime.json`, `cni.sock` | what was put in place for an installed container runtime, and where its network plugin asks |
+//! | `cri.sock` | where the embedded runtime answers clients of the container runtime interface |
 //! | `timonier.log` | the log of a detached process |
 //!
 //! The folder is 0700 and every secret file in it 0600.
@@ -47,6 +48,7 @@ pub(crate) const CONTENT: &[&str] = &[
     "volumes",
     "network",
     "cni.sock",
+    "cri.sock",
     "external-runtime.json",
     "timonier.log",
 ];

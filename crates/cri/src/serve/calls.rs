@@ -46,122 +46,192 @@ fn unimplemented(method: &str) -> Answer {
 
 async fn sandboxes(method: String, request: Request<Incoming>, runtime: Arc<dyn Runtime>) -> Answer {
     match method.as_str() {
-        "RunPodSandbox" => { unary(request, move |asked: v1::RunPodSandboxRequest| async move {
-let config = asked.config.ok_or_else(|| missing("config"))?;
-let pod_sandbox_id = runtime.run_pod_sandbox(config, &asked.runtime_handler).await.map_err(status)?;
-Ok(v1::RunPodSandboxResponse { pod_sandbox_id })
-}).await }
-        "StopPodSandbox" => { unary(request, move |asked: v1::StopPodSandboxRequest| async move {
-runtime.stop_pod_sandbox(&asked.pod_sandbox_id).await.map_err(status)?;
-Ok(v1::StopPodSandboxResponse {})
-}).await }
-        "RemovePodSandbox" => { unary(request, move |asked: v1::RemovePodSandboxRequest| async move {
-runtime.remove_pod_sandbox(&asked.pod_sandbox_id).await.map_err(status)?;
-Ok(v1::RemovePodSandboxResponse {})
-}).await }
-        "PodSandboxStatus" => { unary(request, move |asked: v1::PodSandboxStatusRequest| async move {
-let found = runtime.pod_sandbox_status(&asked.pod_sandbox_id).await.map_err(status)?;
-Ok(v1::PodSandboxStatusResponse { status: Some(found), ..v1::PodSandboxStatusResponse::default() })
-}).await }
-        "ListPodSandbox" => { unary(request, move |asked: v1::ListPodSandboxRequest| async move {
-let items = runtime.list_pod_sandboxes(asked.filter).await.map_err(status)?;
-Ok(v1::ListPodSandboxResponse { items })
-}).await }
+        "RunPodSandbox" => {
+            unary(request, move |asked: v1::RunPodSandboxRequest| async move {
+                let config = asked.config.ok_or_else(|| missing("config"))?;
+                let pod_sandbox_id = runtime.run_pod_sandbox(config, &asked.runtime_handler).await.map_err(status)?;
+                Ok(v1::RunPodSandboxResponse { pod_sandbox_id })
+            })
+            .await
+        }
+        "StopPodSandbox" => {
+            unary(request, move |asked: v1::StopPodSandboxRequest| async move {
+                runtime.stop_pod_sandbox(&asked.pod_sandbox_id).await.map_err(status)?;
+                Ok(v1::StopPodSandboxResponse {})
+            })
+            .await
+        }
+        "RemovePodSandbox" => {
+            unary(request, move |asked: v1::RemovePodSandboxRequest| async move {
+                runtime.remove_pod_sandbox(&asked.pod_sandbox_id).await.map_err(status)?;
+                Ok(v1::RemovePodSandboxResponse {})
+            })
+            .await
+        }
+        "PodSandboxStatus" => {
+            unary(request, move |asked: v1::PodSandboxStatusRequest| async move {
+                let found = runtime.pod_sandbox_status(&asked.pod_sandbox_id).await.map_err(status)?;
+                Ok(v1::PodSandboxStatusResponse { status: Some(found), ..v1::PodSandboxStatusResponse::default() })
+            })
+            .await
+        }
+        "ListPodSandbox" => {
+            unary(request, move |asked: v1::ListPodSandboxRequest| async move {
+                let items = runtime.list_pod_sandboxes(asked.filter).await.map_err(status)?;
+                Ok(v1::ListPodSandboxResponse { items })
+            })
+            .await
+        }
         _ => unimplemented(&method),
     }
 }
 
 async fn containers(method: String, request: Request<Incoming>, runtime: Arc<dyn Runtime>) -> Answer {
     match method.as_str() {
-        "CreateContainer" => { unary(request, move |asked: v1::CreateContainerRequest| async move {
-let config = asked.config.ok_or_else(|| missing("config"))?;
-let sandbox = asked.sandbox_config.ok_or_else(|| missing("sandbox_config"))?;
-let container_id = runtime.create_container(&asked.pod_sandbox_id, config, sandbox).await.map_err(status)?;
-Ok(v1::CreateContainerResponse { container_id })
-}).await }
-        "StartContainer" => { unary(request, move |asked: v1::StartContainerRequest| async move {
-runtime.start_container(&asked.container_id).await.map_err(status)?;
-Ok(v1::StartContainerResponse {})
-}).await }
-        "StopContainer" => { unary(request, move |asked: v1::StopContainerRequest| async move {
-runtime.stop_container(&asked.container_id, asked.timeout).await.map_err(status)?;
-Ok(v1::StopContainerResponse {})
-}).await }
-        "RemoveContainer" => { unary(request, move |asked: v1::RemoveContainerRequest| async move {
-runtime.remove_container(&asked.container_id).await.map_err(status)?;
-Ok(v1::RemoveContainerResponse {})
-}).await }
-        "ListContainers" => { unary(request, move |asked: v1::ListContainersRequest| async move {
-let containers = runtime.list_containers(asked.filter).await.map_err(status)?;
-Ok(v1::ListContainersResponse { containers })
-}).await }
-        "ContainerStatus" => { unary(request, move |asked: v1::ContainerStatusRequest| async move {
-let found = runtime.container_status(&asked.container_id).await.map_err(status)?;
-Ok(v1::ContainerStatusResponse { status: Some(found), ..v1::ContainerStatusResponse::default() })
-}).await }
-        "UpdateContainerResources" => { unary(request, move |asked: v1::UpdateContainerResourcesRequest| async move {
-let resources = asked.linux.ok_or_else(|| missing("linux"))?;
-runtime.update_container_resources(&asked.container_id, resources).await.map_err(status)?;
-Ok(v1::UpdateContainerResourcesResponse {})
-}).await }
-        "ReopenContainerLog" => { unary(request, move |asked: v1::ReopenContainerLogRequest| async move {
-runtime.reopen_container_log(&asked.container_id).await.map_err(status)?;
-Ok(v1::ReopenContainerLogResponse {})
-}).await }
-        "ExecSync" => { unary(request, move |asked: v1::ExecSyncRequest| async move {
-if asked.cmd.is_empty() {
-    return Err(missing("cmd"));
-}
-runtime.exec_sync(&asked.container_id, asked.cmd, asked.timeout).await.map_err(status)
-}).await }
-        "ContainerStats" => { unary(request, move |asked: v1::ContainerStatsRequest| async move {
-let stats = runtime.container_stats(&asked.container_id).await.map_err(status)?;
-Ok(v1::ContainerStatsResponse { stats: Some(stats) })
-}).await }
-        "ListContainerStats" => { unary(request, move |asked: v1::ListContainerStatsRequest| async move {
-let stats = all_stats(&*runtime, asked.filter.unwrap_or_default()).await.map_err(status)?;
-Ok(v1::ListContainerStatsResponse { stats })
-}).await }
-        "Version" => { unary(request, move |asked: v1::VersionRequest| async move {
-let _ = asked;
-runtime.version().await.map_err(status)
-}).await }
-        "Status" => { unary(request, move |asked: v1::StatusRequest| async move {
-let _ = asked;
-let found = runtime.status().await.map_err(status)?;
-Ok(v1::StatusResponse { status: Some(found), ..v1::StatusResponse::default() })
-}).await }
+        "CreateContainer" => {
+            unary(request, move |asked: v1::CreateContainerRequest| async move {
+                let config = asked.config.ok_or_else(|| missing("config"))?;
+                let sandbox = asked.sandbox_config.ok_or_else(|| missing("sandbox_config"))?;
+                let container_id =
+                    runtime.create_container(&asked.pod_sandbox_id, config, sandbox).await.map_err(status)?;
+                Ok(v1::CreateContainerResponse { container_id })
+            })
+            .await
+        }
+        "StartContainer" => {
+            unary(request, move |asked: v1::StartContainerRequest| async move {
+                runtime.start_container(&asked.container_id).await.map_err(status)?;
+                Ok(v1::StartContainerResponse {})
+            })
+            .await
+        }
+        "StopContainer" => {
+            unary(request, move |asked: v1::StopContainerRequest| async move {
+                runtime.stop_container(&asked.container_id, asked.timeout).await.map_err(status)?;
+                Ok(v1::StopContainerResponse {})
+            })
+            .await
+        }
+        "RemoveContainer" => {
+            unary(request, move |asked: v1::RemoveContainerRequest| async move {
+                runtime.remove_container(&asked.container_id).await.map_err(status)?;
+                Ok(v1::RemoveContainerResponse {})
+            })
+            .await
+        }
+        "ListContainers" => {
+            unary(request, move |asked: v1::ListContainersRequest| async move {
+                let containers = runtime.list_containers(asked.filter).await.map_err(status)?;
+                Ok(v1::ListContainersResponse { containers })
+            })
+            .await
+        }
+        "ContainerStatus" => {
+            unary(request, move |asked: v1::ContainerStatusRequest| async move {
+                let found = runtime.container_status(&asked.container_id).await.map_err(status)?;
+                Ok(v1::ContainerStatusResponse { status: Some(found), ..v1::ContainerStatusResponse::default() })
+            })
+            .await
+        }
+        "UpdateContainerResources" => {
+            unary(request, move |asked: v1::UpdateContainerResourcesRequest| async move {
+                let resources = asked.linux.ok_or_else(|| missing("linux"))?;
+                runtime.update_container_resources(&asked.container_id, resources).await.map_err(status)?;
+                Ok(v1::UpdateContainerResourcesResponse {})
+            })
+            .await
+        }
+        "ReopenContainerLog" => {
+            unary(request, move |asked: v1::ReopenContainerLogRequest| async move {
+                runtime.reopen_container_log(&asked.container_id).await.map_err(status)?;
+                Ok(v1::ReopenContainerLogResponse {})
+            })
+            .await
+        }
+        "ExecSync" => {
+            unary(request, move |asked: v1::ExecSyncRequest| async move {
+                if asked.cmd.is_empty() {
+                    return Err(missing("cmd"));
+                }
+                runtime.exec_sync(&asked.container_id, asked.cmd, asked.timeout).await.map_err(status)
+            })
+            .await
+        }
+        "ContainerStats" => {
+            unary(request, move |asked: v1::ContainerStatsRequest| async move {
+                let stats = runtime.container_stats(&asked.container_id).await.map_err(status)?;
+                Ok(v1::ContainerStatsResponse { stats: Some(stats) })
+            })
+            .await
+        }
+        "ListContainerStats" => {
+            unary(request, move |asked: v1::ListContainerStatsRequest| async move {
+                let stats = all_stats(&*runtime, asked.filter.unwrap_or_default()).await.map_err(status)?;
+                Ok(v1::ListContainerStatsResponse { stats })
+            })
+            .await
+        }
+        "Version" => {
+            unary(request, move |asked: v1::VersionRequest| async move {
+                let _ = asked;
+                runtime.version().await.map_err(status)
+            })
+            .await
+        }
+        "Status" => {
+            unary(request, move |asked: v1::StatusRequest| async move {
+                let _ = asked;
+                let found = runtime.status().await.map_err(status)?;
+                Ok(v1::StatusResponse { status: Some(found), ..v1::StatusResponse::default() })
+            })
+            .await
+        }
         _ => unimplemented(&method),
     }
 }
 
 async fn images(method: String, request: Request<Incoming>, runtime: Arc<dyn Runtime>) -> Answer {
     match method.as_str() {
-        "ListImages" => { unary(request, move |asked: v1::ListImagesRequest| async move {
-let wanted = asked.filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
-let images = match wanted.is_empty() {
-    true => runtime.list_images().await,
-    false => runtime.image_status(&wanted).await.map(|image| image.into_iter().collect()),
-};
-Ok(v1::ListImagesResponse { images: images.map_err(status)? })
-}).await }
-        "ImageStatus" => { unary(request, move |asked: v1::ImageStatusRequest| async move {
-let image = runtime.image_status(&name(asked.image)?).await.map_err(status)?;
-Ok(v1::ImageStatusResponse { image, ..v1::ImageStatusResponse::default() })
-}).await }
-        "PullImage" => { unary(request, move |asked: v1::PullImageRequest| async move {
-let image_ref = runtime.pull_image(&name(asked.image)?, asked.auth).await.map_err(status)?;
-Ok(v1::PullImageResponse { image_ref })
-}).await }
-        "RemoveImage" => { unary(request, move |asked: v1::RemoveImageRequest| async move {
-runtime.remove_image(&name(asked.image)?).await.map_err(status)?;
-Ok(v1::RemoveImageResponse {})
-}).await }
-        "ImageFsInfo" => { unary(request, move |asked: v1::ImageFsInfoRequest| async move {
-let v1::ImageFsInfoRequest {} = asked;
-let image_filesystems = runtime.image_fs_info().await.map_err(status)?;
-Ok(v1::ImageFsInfoResponse { container_filesystems: image_filesystems.clone(), image_filesystems })
-}).await }
+        "ListImages" => {
+            unary(request, move |asked: v1::ListImagesRequest| async move {
+                let wanted = asked.filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
+                let images = match wanted.is_empty() {
+                    true => runtime.list_images().await,
+                    false => runtime.image_status(&wanted).await.map(|image| image.into_iter().collect()),
+                };
+                Ok(v1::ListImagesResponse { images: images.map_err(status)? })
+            })
+            .await
+        }
+        "ImageStatus" => {
+            unary(request, move |asked: v1::ImageStatusRequest| async move {
+                let image = runtime.image_status(&name(asked.image)?).await.map_err(status)?;
+                Ok(v1::ImageStatusResponse { image, ..v1::ImageStatusResponse::default() })
+            })
+            .await
+        }
+        "PullImage" => {
+            unary(request, move |asked: v1::PullImageRequest| async move {
+                let image_ref = runtime.pull_image(&name(asked.image)?, asked.auth).await.map_err(status)?;
+                Ok(v1::PullImageResponse { image_ref })
+            })
+            .await
+        }
+        "RemoveImage" => {
+            unary(request, move |asked: v1::RemoveImageRequest| async move {
+                runtime.remove_image(&name(asked.image)?).await.map_err(status)?;
+                Ok(v1::RemoveImageResponse {})
+            })
+            .await
+        }
+        "ImageFsInfo" => {
+            unary(request, move |asked: v1::ImageFsInfoRequest| async move {
+                let v1::ImageFsInfoRequest {} = asked;
+                let image_filesystems = runtime.image_fs_info().await.map_err(status)?;
+                Ok(v1::ImageFsInfoResponse { container_filesystems: image_filesystems.clone(), image_filesystems })
+            })
+            .await
+        }
         _ => unimplemented(&method),
     }
 }
@@ -273,14 +343,20 @@ where
     }
 }
 
-async fn unary<Q, A, Fut>(request: Request<Incoming>, call: impl FnOnce(Q) -> Fut + Send) -> Answer
+/// Boxed here: the callers' futures hold many of them.
+fn unary<Q, A, Fut>(
+    request: Request<Incoming>,
+    call: impl FnOnce(Q) -> Fut + Send + 'static,
+) -> BoxFuture<'static, Answer>
 where
     Q: Message + Default + 'static,
     A: Message + 'static,
     Fut: Future<Output = Result<A, Status>> + Send + 'static,
 {
-    let codec = ProstCodec::<A, Q>::default();
-    Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX).unary(Once(Some(call)), request).await
+    Box::pin(async move {
+        let codec = ProstCodec::<A, Q>::default();
+        Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX).unary(Once(Some(call)), request).await
+    })
 }
 
 struct Events(Arc<dyn Runtime>);

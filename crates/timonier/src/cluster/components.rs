@@ -86,6 +86,11 @@ async fn open_embedded(base: &Base, network: LateNetwork) -> Result<Arc<dyn cri:
     };
     let runtime = runtime::Embedded::open(config).await.context("cannot open the container runtime")?;
     import_folder(base, &runtime).await?;
+    let (path, served) = (base.data.path("cri.sock"), runtime.clone());
+    base.tasks.supervise("container runtime's socket", base.stop.clone(), move |stop| {
+        let (path, runtime) = (path.clone(), served.clone());
+        async move { cri::serve(&path, runtime, stop).await }
+    });
     Ok(runtime)
 }
 

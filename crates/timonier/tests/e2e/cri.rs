@@ -322,3 +322,29 @@ fn forwards(machine: &Machine) {
     kubectl.kill().unwrap();
     kubectl.wait().unwrap();
 }
+
+/// What the cluster runs is seen on the embedded runtime's socket, which only root can open.
+#[test]
+fn the_embedded_runtime_answers_on_its_socket() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::new();
+    crate::application::start(&machine);
+    deploy(&machine);
+    let socket = machine.data().join("cri.sock");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (version, mut pods) = runtime.block_on(async {
+        use cri::Runtime;
+        let client = cri::Remote::new(&format!("unix://{}", socket.display())).unwrap();
+        let pods = client.list_pod_sandboxes(None).await.unwrap();
+        (
+            client.version().await.unwrap(),
+            pods.into_iter().filter_map(|pod| Some(pod.metadata?.name)).collect::<Vec<_>>(),
+        )
+    });
+    assert_eq!(version.runtime_name, "timonier");
+    pods.sort();
+    assert_eq!(pods.len(), 4, "{pods:?}");
+    assert_eq!(pods[0], "client");
+    machine.timonier("down");
+}
