@@ -808,7 +808,8 @@ async fn the_runtime_is_served_on_a_socket() {
     let node = Node::new().await;
     let (socket, stop) = (node.directory.path().join("cri.sock"), Stop::new());
     let (path, runtime, ended) = (socket.clone(), node.runtime().clone(), stop.clone());
-    let served = tokio::spawn(async move { cri::serve(&path, runtime, ended).await });
+    let tasks = base::Tasks::new("test");
+    tasks.spawn("socket", async move { cri::serve(&path, runtime, ended).await.unwrap() });
     let client = cri::Remote::new(&format!("unix://{}", socket.display())).unwrap();
     let begin = Instant::now();
     let version = loop {
@@ -873,5 +874,5 @@ async fn the_runtime_is_served_on_a_socket() {
     assert_eq!(client.list_pod_sandboxes(None).await.unwrap().len(), 0);
     drop(events);
     stop.stop();
-    served.await.unwrap().unwrap();
+    tasks.join().await;
 }

@@ -313,6 +313,7 @@ fn missing(field: &str) -> Status {
     Status::invalid_argument(format!("{field} is required"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
 fn status(error: RuntimeError) -> Status {
     let code = match &error {
         RuntimeError::NotFound { .. } => Code::NotFound,
