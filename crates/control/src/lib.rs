@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod queue;
 pub mod served;
 pub mod transport;
+mod unverified;
 pub mod watch;
 
 pub use cache::{Cache, CustomIndex};
@@ -30,3 +31,4 @@ pub use lease::{LeaderElector, Timing};
 pub use queue::Queue;
 pub use served::{Served, ServedResources};
 pub use transport::{Body, Transport, TransportError};
+pub use unverified::unverified_tls;

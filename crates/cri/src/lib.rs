@@ -18,7 +18,7 @@ pub use network::{AttachRequest, NetworkError, PodNetwork, PortMapping};
 pub use reference::{Reference, ReferenceError, is_digest};
 pub use remote::{EndpointError, Remote};
 pub use runtime::{ContainerChange, ExecStart, Runtime, RuntimeError};
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, listen_privately, serve};
 pub use streams::{BoxDuplex, ExecSession, Input, Output, TerminalSize};
 
 /// Paths that containers see nothing of, unless they are privileged or ask for all of `/proc`: what the kubelet says, and

@@ -40,7 +40,7 @@ pub async fn serve(path: &Path, runtime: Arc<dyn Runtime>, stop: Stop) -> Result
     let failed = |source| ServeError { path: path.to_owned(), source };
     let streams = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
     let port = streams.local_addr().map_err(failed)?.port();
-    let listener = listen(path).map_err(failed)?;
+    let listener = listen_privately(path).map_err(failed)?;
     let tasks = Tasks::new("CRI");
     let sessions = Arc::new(Sessions::new(runtime.clone(), port, tasks.clone(), stop.clone()));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -73,7 +73,8 @@ enum Came {
     Stream(tokio::net::TcpStream),
 }
 
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
+/// Listens on a socket that only its owner may connect to, in place of one that an earlier process left.
+pub fn listen_privately(path: &Path) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}

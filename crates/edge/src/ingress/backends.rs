@@ -1,13 +1,14 @@
 //! Behind which addresses a Service's port is, from Services and endpoint slices. A change costs the Service that it is of;
 //! an address keeps its connections as long as any slice has it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use api::typed::core::v1::Service;
 use api::typed::discovery::v1::EndpointSlice;
 use api::{Key, Object, Typed};
+use tokio::time::Instant;
 
 use super::routes::{Backend, Port};
 use super::upstream::{Endpoint, Protocol};
@@ -34,6 +35,13 @@ struct Slice {
     /// Addresses, with whether each is ready and, if not, whether it serves still.
     addresses: Vec<(IpAddr, bool, bool)>,
     ports: Vec<(Box<str>, u16)>,
+}
+
+impl Slice {
+    /// Of all its ports.
+    fn sockets(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().flat_map(|(ip, ..)| self.ports.iter().map(|(_, port)| SocketAddr::new(*ip, *port)))
+    }
 }
 
 /// All Services and their slices.
@@ -116,6 +124,11 @@ impl Backends {
         pool
     }
 
+    /// Closes connections that nobody wanted for too long.
+    pub(super) fn close_idle(&self, now: Instant) {
+        self.endpoints.values().flat_map(HashMap::values).for_each(|endpoint| endpoint.close_idle(now));
+    }
+
     fn endpoints(&mut self, backend: &Backend) -> Vec<Arc<Endpoint>> {
         let Some(ports) = self.services.get(&backend.service) else { return Vec::new() };
         let port = ports.iter().find(|port| match &backend.port {
@@ -140,9 +153,9 @@ impl Backends {
             // All are on their way out: those that serve still are better than nobody.
             taking = addresses(|_, serves| serves);
         }
-        let all = addresses(|_, _| true);
+        let present: HashSet<SocketAddr> = slices().flat_map(Slice::sockets).collect();
         let known = self.endpoints.entry(backend.service.clone()).or_default();
-        known.retain(|(address, protocol), _| *protocol != port.protocol || all.contains(address));
+        known.retain(|(address, _), _| present.contains(address));
         let get = |address| {
             let make = || Arc::new(Endpoint::new(address, port.protocol));
             known.entry((address, port.protocol)).or_insert_with(make).clone()
@@ -215,5 +228,22 @@ mod tests {
         assert_eq!(addresses(&mut backends, web()), ["10.0.0.3:8080"]);
         backends.remove_service(&Key::new("ns", "s"));
         assert!(addresses(&mut backends, web()).is_empty());
+    }
+
+    /// Endpoints were dropped that another port of the Service had, if it speaks the same protocol: each time the slices
+    /// changed, one of two ports lost its connections.
+    #[test]
+    fn ports_of_a_service_keep_their_connections_beside_each_other() {
+        let mut backends = Backends::default();
+        let ports = json!([{"name": "web", "port": 80}, {"name": "rpc", "port": 81}]);
+        backends.apply_service(&service(&ports)).unwrap();
+        backends.apply_slice(&slice("a", &json!([{"addresses": ["10.0.0.1"]}]))).unwrap();
+        let mut endpoint = |number| {
+            let backend = Backend { service: Key::new("ns", "s"), port: Port::Number(number) };
+            backends.pools.clear();
+            backends.pool(&backend).endpoints[0].clone()
+        };
+        let (web, rpc) = (endpoint(80), endpoint(81));
+        assert!(Arc::ptr_eq(&web, &endpoint(80)) && Arc::ptr_eq(&rpc, &endpoint(81)));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use api::resources::{INGRESSES, SECRETS};
 use base64::Engine;
@@ -289,6 +290,63 @@ async fn connections_to_pods_are_used_again() {
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
     }
     assert_eq!(*seen.lock().unwrap(), 1);
+    // One that lay idle for too long is closed, and another made when it is wanted.
+    let now = tokio::time::Instant::now();
+    for (later, connections) in [(IDLE_FOR_MAX / 2, 1), (IDLE_FOR_MAX * 2, 2)] {
+        world.shared.backends.read().unwrap().close_idle(now + later);
+        assert_eq!(world.get("a.example.com", "/").await.1, "ok");
+        assert_eq!(*seen.lock().unwrap(), connections);
+    }
+    world.end().await;
+}
+
+/// A connection is moved only by who has a request on it: a body that comes in many pieces, a large one to the pod at the same
+/// time, and a client that goes in the middle.
+#[tokio::test]
+async fn bodies_go_both_ways_at_once_and_a_client_may_leave() {
+    let world = World::new().await;
+    let echo = world
+        .serve(async |request: Request<Incoming>| {
+            let length = request.headers().get("content-length").cloned();
+            let mut response = Response::new(
+                request.into_body().map_err(|_| -> Infallible { unreachable!("the client stays") }).boxed(),
+            );
+            length.and_then(|length| response.headers_mut().insert("content-length", length));
+            response
+        })
+        .await;
+    world.host("echo.example.com", "", &[echo]);
+    let body: Bytes = (0..4 << 20).map(|at: u32| (at / 7) as u8).collect::<Vec<_>>().into();
+    for _ in 0..3 {
+        let request = Request::post("/").header("host", "echo.example.com").body(Full::from(body.clone())).unwrap();
+        let response = world.connect().await.send_request(request).await.unwrap();
+        assert!(response.into_body().collect().await.unwrap().to_bytes() == body);
+    }
+    let gone = Arc::new(tokio::sync::Notify::new());
+    let told = gone.clone();
+    struct Tell(Arc<tokio::sync::Notify>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let endless = world
+        .serve(move |_| {
+            let tell = Tell(told.clone());
+            let pieces = futures::stream::repeat_with(move || {
+                let _held = &tell;
+                Ok(Frame::data(Bytes::from_static(&[1; 1024])))
+            });
+            async move { Response::new(BodyExt::boxed(StreamBody::new(pieces))) }
+        })
+        .await;
+    world.host("endless.example.com", "", &[endless]);
+    let request = Request::get("/").header("host", "endless.example.com").body(Full::default()).unwrap();
+    let mut client = world.connect().await;
+    let mut response = client.send_request(request).await.unwrap();
+    assert!(response.body_mut().frame().await.unwrap().is_ok());
+    drop((response, client));
+    tokio::time::timeout(Duration::from_secs(10), gone.notified()).await.expect("the pod learns that its client went");
     world.end().await;
 }
 

@@ -10,9 +10,6 @@ use api::{Key, resources};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use control::{Client, ClientError, HttpTransport};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 
 use super::certificates::{Kind, obtain};
@@ -68,11 +65,9 @@ async fn fetch_ca(servers: &[String], token: &JoinToken) -> Result<String> {
 }
 
 async fn fetch_ca_of(server: &str, token: &JoinToken) -> Result<String> {
-    let provider = CryptoProvider::get_default().cloned();
-    let provider = provider.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
-    let builder = rustls::ClientConfig::builder().dangerous();
-    let stranger = builder.with_custom_certificate_verifier(Arc::new(Stranger(provider))).with_no_client_auth();
-    let client = Client::new(Arc::new(HttpTransport::new(server, stranger, None)?), "timonier/join");
+    // Nothing that a stranger says is believed unless the token's hash vouches for it.
+    let stranger = HttpTransport::new(server, control::unverified_tls(), None)?;
+    let client = Client::new(Arc::new(stranger), "timonier/join");
     let key = Key::new("kube-public", "cluster-info");
     let found = client.get(resources::CONFIG_MAPS, &key).await;
     let found = found.map_err(|error| match error {
@@ -106,45 +101,6 @@ fn check(ca_pem: &str, token: &JoinToken) -> Result<()> {
         ),
         None if hashes.is_empty() => bail!("it shows no CA"),
         None => Ok(()),
-    }
-}
-
-/// Lets any server be talked to: nothing that it says is believed unless the token's hash vouches for it.
-#[derive(Debug)]
-struct Stranger(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Stranger {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -3,7 +3,6 @@
 //! One connection a call: the call as JSON to the end of the input, then `{"result": ...}` or `{"error": {...}}`. Only root can
 //! reach the socket.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use cri::PodNetwork;
 use cri::cni::{BYTES_MAX, Call, CniError, Command};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 
 /// Calls at once; more wait. A runtime that restarts asks for all its sandboxes.
@@ -36,7 +35,7 @@ pub(crate) type Network = watch::Receiver<Option<Arc<dyn PodNetwork>>>;
 /// Answers plugins until `stop`.
 pub(crate) async fn serve(path: &Path, network: Network, stop: Stop) -> Result<(), ListenError> {
     let failed = |source| ListenError { path: path.to_owned(), source };
-    let listener = listen(path).map_err(failed)?;
+    let listener = cri::listen_privately(path).map_err(failed)?;
     let (tasks, calls) = (Tasks::new("CNI"), Arc::new(Semaphore::new(CALLS_MAX)));
     loop {
         let next = async {
@@ -55,16 +54,6 @@ pub(crate) async fn serve(path: &Path, network: Network, stop: Stop) -> Result<(
     }
     tasks.join().await;
     Ok(())
-}
-
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 async fn one(mut stream: UnixStream, network: &Network) -> std::io::Result<()> {
