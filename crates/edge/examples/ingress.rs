@@ -1,15 +1,17 @@
 //! The ingress controller alone, in front of one endpoint, with an API in memory: for a load generator.
 //!
-//! `cargo run --release -p edge --example ingress LISTEN ENDPOINT`, as in `127.0.0.1:8080 127.0.0.1:9000`.
+//! `cargo run --release -p edge --example ingress LISTEN ENDPOINT [THREADS]`, as in `127.0.0.1:8080 127.0.0.1:9000 2`.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement for people")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base::{Random, Stop, Tasks};
+use bytes::Bytes;
 use control::harness::Api;
-use control::{Client, Informers};
+use control::{Body, Client, Informers, Transport, TransportError};
 use edge::ingress::{CONTROLLER, Config, run};
+use futures::future::BoxFuture;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use serde_json::json;
@@ -24,13 +26,29 @@ impl ResolvesServerCert for NoCertificate {
     }
 }
 
+/// The API in memory knows no selector of a secret's type; there is no secret.
+struct WithoutSelectors(Arc<dyn Transport>);
+
+impl Transport for WithoutSelectors {
+    fn send(
+        &self,
+        mut request: http::Request<Bytes>,
+    ) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
+        let plain = request.uri().to_string().replace("fieldSelector", "unused");
+        *request.uri_mut() = plain.parse().expect("it stays an address");
+        self.0.send(request)
+    }
+}
+
 fn main() {
     let address = |at: usize| -> SocketAddr {
         let text = std::env::args().nth(at).expect("two addresses: where to listen, and the endpoint");
         text.parse().expect("an address and a port")
     };
     let (listen, endpoint) = (address(1), address(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let threads = std::env::args().nth(3).map_or(2, |text| text.parse().expect("a number of threads"));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let api = Api::new(Random::from_seed(1));
         for object in [
@@ -48,7 +66,7 @@ fn main() {
             api.put(object);
         }
         let (tasks, stop) = (Tasks::new("measure"), Stop::new());
-        let client = Client::new(api.transport(), "ingress");
+        let client = Client::new(Arc::new(WithoutSelectors(api.transport())), "ingress");
         let config = Config {
             informers: Informers::new(client.clone(), tasks.clone(), stop.clone()),
             client,

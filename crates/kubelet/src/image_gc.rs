@@ -95,6 +95,7 @@ impl ImageGc {
 
     /// The images that nobody uses. Remembers what is there and what is in use.
     async fn candidates(&self, host: &Host) -> Vec<Candidate> {
+        let listed_at = host.clock.now();
         let (images, containers) = match (host.runtime.list_images().await, host.runtime.list_containers(None).await) {
             (Ok(images), Ok(containers)) => (images, containers),
             (Err(error), _) | (_, Err(error)) => {
@@ -102,6 +103,8 @@ impl ImageGc {
                 return Vec::new();
             }
         };
+        let present = images.iter().map(|image| image.id.clone()).collect();
+        host.images.records.keep_only(&present, listed_at).await;
         let used: BTreeSet<_> = containers.into_iter().flat_map(|one| [one.image_id, one.image_ref]).collect();
         let now = Instant::now();
         let mut seen = self.seen.lock().expect("no holder of the list of images panics");

@@ -11,7 +11,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::environment::Lookup;
-use crate::pull_secrets::Keyring;
+use crate::pull_records::{PullRecords, PullSecret};
+use crate::pull_secrets::{Credential, Keyring};
 
 /// First and longest wait after a failed pull.
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -78,6 +79,8 @@ pub(crate) struct Images {
     failures: Mutex<BTreeMap<(String, String), Failure>>,
     /// Told when an image came.
     pub(crate) changed: std::sync::Arc<Notify>,
+    /// Who may use which image.
+    pub(crate) records: PullRecords,
 }
 
 #[derive(Clone)]
@@ -89,8 +92,9 @@ struct Failure {
 
 impl Images {
     /// Pulls that run at once take bandwidth and disk from each other: no more than `pulls_max`.
-    pub(crate) fn new(pulls_max: usize) -> Self {
-        Self { pulls: Semaphore::new(pulls_max.max(1)), failures: Mutex::default(), changed: std::sync::Arc::default() }
+    pub(crate) fn new(pulls_max: usize, records: PullRecords) -> Self {
+        let pulls = Semaphore::new(pulls_max.max(1));
+        Self { pulls, failures: Mutex::default(), changed: std::sync::Arc::default(), records }
     }
 
     /// An image, pulled first where the policy says so.
@@ -117,19 +121,31 @@ impl Images {
             progress.warning("InspectFailed", &message);
             failed("ImageInspectError", message)
         })?;
-        match (policy, present) {
-            (Policy::IfNotPresent | Policy::Never, Some(present)) => {
+        let credentials = credentials(pod, &reference, secrets, progress);
+        let usable = match present {
+            // The registry says who may use it, each time.
+            Some(_) if policy == Policy::Always => None,
+            Some(present) => {
+                let presented: Vec<PullSecret> = credentials.iter().map(|one| one.source.clone()).collect();
+                let may_use = self.records.may_use(image, &present.id, &reference, &presented).await;
+                may_use.then_some(present)
+            }
+            None => None,
+        };
+        match usable {
+            Some(present) => {
                 let text =
                     format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
                 progress.normal("Pulled", &text);
                 Ok(present)
             }
-            (Policy::Never, None) => {
+            // The same for one that is there and not the pod's: it must not learn that.
+            None if policy == Policy::Never => {
                 let message = format!("Container image \"{image}\" is not present with pull policy of Never");
                 progress.warning("ErrImageNeverPull", &message);
                 Err(failed("ErrImageNeverPull", message))
             }
-            _ => self.pull(runtime, pod, &reference, image, secrets, progress).await,
+            None => self.pull(runtime, pod, &reference, image, credentials, progress).await,
         }
     }
 
@@ -139,7 +155,7 @@ impl Images {
         pod: &Pod,
         reference: &Reference,
         image: &str,
-        secrets: &dyn Lookup,
+        credentials: Vec<Credential>,
         progress: &dyn Progress,
     ) -> Result<v1::Image, ImageError> {
         let name = (pod.metadata.uid.clone().unwrap_or_default(), image.to_owned());
@@ -159,8 +175,7 @@ impl Images {
         let (pulled, took) = {
             let _permit = self.pulls.acquire().await.expect("the semaphore is never closed");
             let started = Instant::now();
-            let credentials = credentials(pod, reference, secrets, progress);
-            (pull_with_any(runtime, image, credentials).await, started.elapsed())
+            (self.pull_recorded(runtime, reference, image, credentials).await, started.elapsed())
         };
         match pulled {
             Ok(found) => {
@@ -186,6 +201,29 @@ impl Images {
         }
     }
 
+    /// Pulls, and records who may use what comes.
+    async fn pull_recorded(
+        &self,
+        runtime: &dyn Runtime,
+        reference: &Reference,
+        image: &str,
+        credentials: Vec<Credential>,
+    ) -> Result<v1::Image, String> {
+        self.records.begin(image).await.map_err(|error| {
+            format!("Failed to record image pull intent for container image \"{image}\": {}", chain(&error))
+        })?;
+        match pull_with_any(runtime, image, credentials).await {
+            Ok((found, with)) => {
+                self.records.pulled(image, &found.id, reference, with).await;
+                Ok(found)
+            }
+            Err(message) => {
+                self.records.failed(image).await;
+                Err(message)
+            }
+        }
+    }
+
     /// The failure that still forbids a pull.
     fn failure(&self, name: &(String, String)) -> Option<Failure> {
         self.lock().get(name).filter(|failure| failure.until > Instant::now()).cloned()
@@ -206,19 +244,20 @@ impl Images {
     }
 }
 
-/// Tries each credential, or none where there is none for this registry, and reports the last failure.
+/// Tries each credential, or none where there is none for this registry, and reports the last failure. Says which was taken.
 async fn pull_with_any(
     runtime: &dyn Runtime,
     image: &str,
-    credentials: Vec<v1::AuthConfig>,
-) -> Result<v1::Image, String> {
-    let anonymous = credentials.is_empty().then_some(None);
+    credentials: Vec<Credential>,
+) -> Result<(v1::Image, Option<PullSecret>), String> {
+    let anonymous = credentials.is_empty().then_some((None, None));
     let mut message = String::new();
-    for auth in credentials.into_iter().map(Some).chain(anonymous) {
+    for (auth, source) in credentials.into_iter().map(|one| (Some(one.auth), Some(one.source))).chain(anonymous) {
         match runtime.pull_image(image, auth).await {
             Ok(id) => {
                 let found = runtime.image_status(&id).await.map_err(|error| chain(&error))?;
-                return found.ok_or_else(|| format!("image {id} went right after it was pulled"));
+                let found = found.ok_or_else(|| format!("image {id} went right after it was pulled"))?;
+                return Ok((found, source));
             }
             // What the runtime tried is said already.
             Err(RuntimeError::Failed { source, .. }) => message = chain(&*source),
@@ -229,7 +268,7 @@ async fn pull_with_any(
 }
 
 /// The credentials in the pod's pull secrets that are for this image.
-fn credentials(pod: &Pod, reference: &Reference, secrets: &dyn Lookup, progress: &dyn Progress) -> Vec<v1::AuthConfig> {
+fn credentials(pod: &Pod, reference: &Reference, secrets: &dyn Lookup, progress: &dyn Progress) -> Vec<Credential> {
     let (mut keyring, mut missing) = (Keyring::default(), Vec::new());
     for name in pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| &secret.name) {
         match secrets.secret(name) {

@@ -23,6 +23,7 @@ mod observed;
 mod plan;
 mod pods;
 mod probe;
+mod pull_records;
 mod pull_secrets;
 mod references;
 mod resize;
@@ -58,6 +59,7 @@ use image_gc::ImageGc;
 use images::Images;
 use node::Registration;
 use node::facts::{Facts, Pressure};
+use pull_records::PullRecords;
 use volumes::local::LocalVolumes;
 
 pub use server::ServerConfig;
@@ -118,6 +120,9 @@ pub enum KubeletError {
         #[source]
         source: std::io::Error,
     },
+    /// How images were pulled cannot be read.
+    #[error("cannot keep records of how images were pulled")]
+    PullRecords(#[from] pull_records::RecordError),
     /// The listener is not usable.
     #[error("cannot read the address of the kubelet's listener")]
     Listener(#[source] std::io::Error),
@@ -160,7 +165,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         allocatable,
         reported: config.reported.clone(),
     };
-    let mut images = Images::new(settings.image_pulls_max);
+    let records = PullRecords::open(&config.root_dir, settings.image_verification.clone(), config.clock.clone())?;
+    records.recover(&*config.runtime).await;
+    let mut images = Images::new(settings.image_pulls_max, records);
     images.changed = registration.images_changed.clone();
     let host = Arc::new(Host {
         node_name: config.node_name,

@@ -8,20 +8,36 @@ use base64::Engine;
 use cri::v1;
 use serde_json::Value;
 
+use crate::pull_records::{self, PullSecret};
+
 /// What credentials for Docker Hub are found under when no other key is for an image of it.
 const DEFAULT_REGISTRY: &str = "index.docker.io";
 /// Entries of one secret that are read.
 const ENTRIES_MAX: usize = 1_000;
 
+/// A credential, and which secret it is of.
+#[derive(Debug, Clone)]
+pub(crate) struct Credential {
+    pub(crate) auth: v1::AuthConfig,
+    pub(crate) source: PullSecret,
+}
+
 /// Credentials by `HOST[:PORT][/PATH]`.
 #[derive(Default)]
 pub(crate) struct Keyring {
-    keys: BTreeMap<String, Vec<v1::AuthConfig>>,
+    keys: BTreeMap<String, Vec<Credential>>,
 }
 
 impl Keyring {
     /// Takes in what a secret of either type holds; what cannot be understood holds nothing.
     pub(crate) fn add(&mut self, secret: Secret) {
+        let metadata = secret.metadata;
+        let source = PullSecret {
+            uid: metadata.uid.unwrap_or_default(),
+            namespace: metadata.namespace.unwrap_or_default(),
+            name: metadata.name.unwrap_or_default(),
+            credential_hash: String::new(),
+        };
         let mut data = secret.data.unwrap_or_default();
         let mut read = |name: &str| {
             let bytes = data.remove(name)?;
@@ -30,12 +46,14 @@ impl Keyring {
         let wrapped = read(".dockerconfigjson").and_then(|mut config| Some(config.get_mut("auths")?.take()));
         let auths = wrapped.or_else(|| read(".dockercfg"));
         for (server, entry) in auths.iter().filter_map(Value::as_object).flatten().take(ENTRIES_MAX) {
-            self.keys.entry(key(server)).or_default().push(auth(server, entry));
+            let auth = auth(server, entry);
+            let source = PullSecret { credential_hash: pull_records::hash(&auth), ..source.clone() };
+            self.keys.entry(key(server)).or_default().push(Credential { auth, source });
         }
     }
 
     /// The credentials for a repository such as `docker.io/library/busybox`.
-    pub(crate) fn lookup(&self, repository: &str) -> Vec<v1::AuthConfig> {
+    pub(crate) fn lookup(&self, repository: &str) -> Vec<Credential> {
         // The reverse of the alphabet puts the longer of two keys with one beginning first.
         let matching = self.keys.iter().rev().filter(|(key, _)| matches(key, repository));
         let found: Vec<_> = matching.flat_map(|(_, auths)| auths.iter().cloned()).collect();
@@ -144,10 +162,10 @@ mod tests {
             ("old.example/x", "old"),
             ("localhost/x", "all"),
         ] {
-            let names: Vec<_> = keyring.lookup(repository).into_iter().map(|auth| auth.username).collect();
+            let names: Vec<_> = keyring.lookup(repository).into_iter().map(|one| one.auth.username).collect();
             assert_eq!(names.join(" "), wanted, "{repository}");
         }
-        assert_eq!(keyring.lookup("docker.io/library/busybox")[0].password, "p:q");
+        assert_eq!(keyring.lookup("docker.io/library/busybox")[0].auth.password, "p:q");
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub struct Settings {
     pub image_pulls_max: usize,
     /// When unused images go.
     pub image_gc: ImageGc,
+    /// Which pods must show a credential for an image that is here.
+    pub image_verification: ImageVerification,
     /// Pods that run here at most.
     pub pods_max: i64,
     /// What the system and the node's own processes keep for themselves.
@@ -24,6 +26,52 @@ pub struct Settings {
     pub unsafe_sysctls: Vec<String>,
     /// A folder of pods that run whether or not there is an API server.
     pub manifests: Option<PathBuf>,
+}
+
+/// Whether a pod must have credentials that a private image would be pulled with, also where it is on the node already.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ImageVerification {
+    /// It need not.
+    Never,
+    /// Not for images that came by another way than a pull.
+    #[default]
+    NotPreloaded,
+    /// Not for those that are listed.
+    NotListed(Vec<ImagePattern>),
+    /// For every image.
+    Always,
+}
+
+/// An image without tag and digest, or the beginning of many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePattern {
+    /// Ends with a slash where it is a beginning.
+    text: String,
+}
+
+impl ImagePattern {
+    /// Understands `registry.example/team/app` and `registry.example/team/*`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let pattern = match text.strip_suffix('*') {
+            Some(beginning) if beginning.len() > 1 && beginning.ends_with('/') && !beginning.contains('*') => {
+                beginning.to_owned()
+            }
+            Some(_) => return Err(format!("{text:?}: `*` stands at the end only, after a registry and a slash")),
+            None => {
+                let reference = cri::Reference::parse(text).map_err(|error| base::chain(&error))?;
+                if text.contains('@') || text.rsplit('/').next().is_some_and(|name| name.contains(':')) {
+                    return Err(format!("{text:?}: neither tag nor digest is part of a pattern"));
+                }
+                reference.repository
+            }
+        };
+        Ok(Self { text: pattern })
+    }
+
+    /// Whether a repository such as `docker.io/library/busybox` is meant.
+    pub(crate) fn matches(&self, repository: &str) -> bool {
+        if self.text.ends_with('/') { repository.starts_with(&self.text) } else { repository == self.text }
+    }
 }
 
 /// When unused images go.
@@ -94,6 +142,7 @@ impl Default for Settings {
         Self {
             image_pulls_max: 4,
             image_gc: ImageGc { high_percent: 85, low_percent: 80, age_min: Duration::from_secs(120) },
+            image_verification: ImageVerification::default(),
             pods_max: 110,
             reserved: Reserved::default(),
             eviction: Eviction {

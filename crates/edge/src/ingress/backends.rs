@@ -8,7 +8,6 @@ use std::sync::Arc;
 use api::typed::core::v1::Service;
 use api::typed::discovery::v1::EndpointSlice;
 use api::{Key, Object, Typed};
-use tokio::time::Instant;
 
 use super::routes::{Backend, Port};
 use super::upstream::{Endpoint, Protocol};
@@ -122,11 +121,6 @@ impl Backends {
             pools.insert(backend.port.clone(), pool.clone());
         }
         pool
-    }
-
-    /// Closes connections that nobody wanted for too long.
-    pub(super) fn close_idle(&self, now: Instant) {
-        self.endpoints.values().flat_map(HashMap::values).for_each(|endpoint| endpoint.close_idle(now));
     }
 
     fn endpoints(&mut self, backend: &Backend) -> Vec<Arc<Endpoint>> {

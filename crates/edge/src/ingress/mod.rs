@@ -36,7 +36,6 @@ use self::backends::{Backends, Pool};
 use self::certificates::Resolver;
 use self::routes::{Backend, Routes};
 use self::server::Door;
-use self::upstream::IDLE_FOR_MAX;
 
 /// What an IngressClass of ours names as its controller.
 pub const CONTROLLER: &str = "timonier.io/ingress";
@@ -146,13 +145,6 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), IngressError> {
     let (until, informers) = (done.clone(), config.informers);
     tasks.spawn("routes", async move {
         let _ = until.or_stopped(watcher.keep_up(&informers)).await;
-    });
-    let (until, kept) = (done.clone(), shared.clone());
-    tasks.spawn("idle connections to pods", async move {
-        let mut passed = tokio::time::interval(IDLE_FOR_MAX / 2);
-        while let Some(now) = until.or_stopped(passed.tick()).await {
-            kept.backends.read().expect(POISON).close_idle(now);
-        }
     });
     join_all(doors.into_iter().map(|door| server::serve(shared.clone(), door, done.child()))).await;
     stop.stopped().await;

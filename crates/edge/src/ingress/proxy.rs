@@ -273,12 +273,7 @@ fn passed_back(
         let Some(upgrade) = upgrade else { return refused(&bad_gateway("the endpoint changes a protocol unasked")) };
         let (pod, client) = (hyper::upgrade::on(&mut response), upgrade.client);
         shared.tasks.spawn("upgraded connection", async move {
-            let mut lease = lease;
-            let pod = async {
-                // The pod's end is free once its connection was moved to the end of HTTP.
-                lease.upgrade().await;
-                pod.await
-            };
+            let _lease = lease;
             match tokio::try_join!(client, pod) {
                 Ok((client, pod)) => {
                     let (mut client, mut pod) = (TokioIo::new(client), TokioIo::new(pod));

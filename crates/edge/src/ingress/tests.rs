@@ -290,18 +290,9 @@ async fn connections_to_pods_are_used_again() {
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
     }
     assert_eq!(*seen.lock().unwrap(), 1);
-    // One that lay idle for too long is closed, and another made when it is wanted.
-    let now = tokio::time::Instant::now();
-    for (later, connections) in [(IDLE_FOR_MAX / 2, 1), (IDLE_FOR_MAX * 2, 2)] {
-        world.shared.backends.read().unwrap().close_idle(now + later);
-        assert_eq!(world.get("a.example.com", "/").await.1, "ok");
-        assert_eq!(*seen.lock().unwrap(), connections);
-    }
     world.end().await;
 }
 
-/// A connection is moved only by who has a request on it: a body that comes in many pieces, a large one to the pod at the same
-/// time, and a client that goes in the middle.
 #[tokio::test]
 async fn bodies_go_both_ways_at_once_and_a_client_may_leave() {
     let world = World::new().await;

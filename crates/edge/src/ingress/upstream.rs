@@ -1,22 +1,15 @@
 //! Connections to the pods behind Services: kept open between requests, made where none is idle, balanced by how many requests
 //! each address has in hand.
-//!
-//! A connection of HTTP/1.1 has no task: whoever has a request on it moves it along with its own work. With a task for each, a
-//! request would wake another one twice, often on another processor. One that lies idle is moved by nobody, so that the end of
-//! it shows when it is wanted again, or when it has been idle for too long.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::{Random, Tasks};
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Fuse, FusedFuture};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
@@ -26,16 +19,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 /// A pod that does not take a connection by then is passed over.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Idle connections to one address; more are closed.
 const IDLE_MAX: usize = 64;
-/// A connection that nobody wanted for so long is closed: pods would hold theirs for ever, and one that its pod has closed would
-/// hold a descriptor.
-pub(super) const IDLE_FOR_MAX: Duration = Duration::from_secs(60);
 const POISON: &str = "no holder of an endpoint's lock panics";
 
 /// How an address is spoken to.
@@ -69,42 +58,12 @@ pub(super) struct Endpoint {
     pub(super) protocol: Protocol,
     /// Requests in hand.
     outstanding: AtomicUsize,
-    /// The one that was used last is at the end.
-    idle: Mutex<Vec<Kept>>,
+    idle: Mutex<Vec<http1::SendRequest<Outgoing>>>,
     shared: Mutex<Option<http2::SendRequest<Outgoing>>>,
 }
 
-/// A connection of HTTP/1.1, and what moves it.
-struct Kept {
-    sender: http1::SendRequest<Outgoing>,
-    driver: Fuse<BoxFuture<'static, Result<(), hyper::Error>>>,
-    /// When its last request ended.
-    since: Instant,
-}
-
-impl std::fmt::Debug for Kept {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Kept").field("sender", &self.sender).finish_non_exhaustive()
-    }
-}
-
-impl Kept {
-    /// Reads and writes what there is. That it ended shows in what waits for it.
-    fn drive(&mut self, context: &mut Context<'_>) {
-        if let Poll::Ready(Err(error)) = self.driver.poll_unpin(context) {
-            tracing::debug!(%error, "a connection to a pod ended with an error");
-        }
-    }
-
-    /// Whether it takes a request, as far as one can see from here.
-    fn is_ready(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        self.sender.is_ready() && !self.sender.is_closed()
-    }
-}
-
 enum Sender {
-    One(Kept),
+    One(http1::SendRequest<Outgoing>),
     Two(http2::SendRequest<Outgoing>),
 }
 
@@ -151,7 +110,7 @@ impl Endpoint {
     /// A connection that is there, or a new one; with whether it was there.
     pub(super) async fn connect(self: &Arc<Self>, tasks: &Tasks) -> Result<(Connection, bool), ConnectError> {
         let lease = Lease::new(self.clone());
-        if let Some(sender) = self.known() {
+        if let Some(sender) = self.known().await {
             return Ok((Connection { sender, lease }, true));
         }
         let made = tokio::time::timeout(CONNECT_MAX, self.make(tasks));
@@ -159,28 +118,18 @@ impl Endpoint {
         Ok((Connection { sender, lease }, false))
     }
 
-    fn known(&self) -> Option<Sender> {
+    async fn known(&self) -> Option<Sender> {
         if self.protocol == Protocol::Http2 {
             let shared = self.shared().clone().filter(|sender| !sender.is_closed())?;
             return Some(Sender::Two(shared));
         }
         loop {
-            let mut kept = self.idle().pop()?;
+            let mut sender = self.idle().pop()?;
             // One that its pod has closed is passed over.
-            if kept.is_ready() {
-                return Some(Sender::One(kept));
+            if sender.ready().await.is_ok() {
+                return Some(Sender::One(sender));
             }
         }
-    }
-
-    /// Closes what nobody wanted for too long.
-    pub(super) fn close_idle(&self, now: Instant) {
-        let old: Vec<Kept> = {
-            let mut idle = self.idle();
-            let first_young = idle.partition_point(|kept| now.saturating_duration_since(kept.since) >= IDLE_FOR_MAX);
-            idle.drain(..first_young).collect()
-        };
-        drop(old);
     }
 
     async fn make(&self, tasks: &Tasks) -> Result<Sender, ConnectError> {
@@ -189,42 +138,44 @@ impl Endpoint {
         // Small requests must not wait for more to send.
         let _ = stream.set_nodelay(true);
         match self.protocol {
-            Protocol::Http1 => self.speak(stream).await,
+            Protocol::Http1 => self.speak(stream, tasks).await,
             Protocol::Https => {
                 let name = ServerName::IpAddress(self.address.ip().into());
                 let stream = TlsConnector::from(UNVERIFIED.clone()).connect(name, stream).await.map_err(failed)?;
-                self.speak(stream).await
+                self.speak(stream, tasks).await
             }
             Protocol::Http2 => {
                 let handshake = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await;
                 let (sender, driver) = handshake.map_err(|error| ConnectError::Handshake(self.address, error))?;
-                tasks.spawn("connection to a pod", async move {
-                    if let Err(error) = driver.await {
-                        tracing::debug!(%error, "a connection to a pod ended with an error");
-                    }
-                });
+                tasks.spawn("connection to a pod", async move { tell(driver.await) });
                 *self.shared() = Some(sender.clone());
                 Ok(Sender::Two(sender))
             }
         }
     }
 
-    async fn speak<S>(&self, stream: S) -> Result<Sender, ConnectError>
+    async fn speak<S>(&self, stream: S, tasks: &Tasks) -> Result<Sender, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
         let (sender, driver) = handshake.map_err(|error| ConnectError::Handshake(self.address, error))?;
-        let driver = driver.with_upgrades().boxed().fuse();
-        Ok(Sender::One(Kept { sender, driver, since: Instant::now() }))
+        tasks.spawn("connection to a pod", async move { tell(driver.with_upgrades().await) });
+        Ok(Sender::One(sender))
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<http1::SendRequest<Outgoing>>> {
         self.idle.lock().expect(POISON)
     }
 
     fn shared(&self) -> MutexGuard<'_, Option<http2::SendRequest<Outgoing>>> {
         self.shared.lock().expect(POISON)
+    }
+}
+
+fn tell(ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to a pod ended with an error");
     }
 }
 
@@ -277,14 +228,9 @@ impl Connection {
     pub(super) async fn send(self, request: Request<Outgoing>) -> Result<(Response<Incoming>, Lease), SendError> {
         let Self { sender, mut lease } = self;
         match sender {
-            Sender::One(mut kept) => {
-                let mut answer = pin!(kept.sender.try_send_request(request));
-                let answered = poll_fn(|context| {
-                    kept.drive(context);
-                    answer.as_mut().poll(context)
-                });
-                let response = answered.await.map_err(unsent)?;
-                lease.kept = Some(kept);
+            Sender::One(mut sender) => {
+                let response = sender.try_send_request(request).await.map_err(unsent)?;
+                lease.sender = Some(sender);
                 Ok((response, lease))
             }
             Sender::Two(mut sender) => Ok((sender.try_send_request(request).await.map_err(unsent)?, lease)),
@@ -299,46 +245,25 @@ fn unsent(mut error: TrySendError<Request<Outgoing>>) -> SendError {
     }
 }
 
-/// Counts a request as in hand, moves its connection, and gives it back when its answer has ended.
+/// Counts a request as in hand, and gives its connection back when its answer has ended.
 #[derive(Debug)]
 pub(super) struct Lease {
     endpoint: Arc<Endpoint>,
-    kept: Option<Kept>,
+    sender: Option<http1::SendRequest<Outgoing>>,
 }
 
 impl Lease {
     fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint, kept: None }
-    }
-
-    fn drive(&mut self, context: &mut Context<'_>) {
-        if let Some(kept) = &mut self.kept {
-            kept.drive(context);
-        }
-    }
-
-    /// The connection is upgraded: what moves it, to its end.
-    pub(super) fn upgrade(&mut self) -> impl Future<Output = ()> + Send + 'static {
-        // It may have ended already, with the head of the answer.
-        let driver = self.kept.take().map(|kept| kept.driver).filter(|driver| !driver.is_terminated());
-        async move {
-            if let Some(Err(error)) = futures::future::OptionFuture::from(driver).await {
-                tracing::debug!(%error, "a connection to a pod ended before it was upgraded");
-            }
-        }
+        Self { endpoint, sender: None }
     }
 
     /// The answer has ended: another request may follow on its connection.
     fn end(&mut self) {
-        let Some(mut kept) = self.kept.take() else { return };
-        if !kept.is_ready() {
-            return;
-        }
-        kept.since = Instant::now();
+        let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) else { return };
         let mut idle = self.endpoint.idle();
         if idle.len() < IDLE_MAX {
-            idle.push(kept);
+            idle.push(sender);
         }
     }
 }
@@ -379,9 +304,6 @@ impl Body for Answer {
         match &mut *self {
             Self::Own(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
             Self::Passed(body, lease) => {
-                if let Some(lease) = lease {
-                    lease.drive(context);
-                }
                 let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(context));
                 if (frame.is_none() || body.is_end_stream())
                     && let Some(mut lease) = lease.take()

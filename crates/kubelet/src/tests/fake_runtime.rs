@@ -449,7 +449,8 @@ impl Runtime for FakeRuntime {
         Ok(v1::ContainerStats { memory: Some(memory), ..Default::default() })
     }
     async fn list_images(&self) -> Result<Vec<v1::Image>, RuntimeError> {
-        Ok(vec![image("busybox:1")])
+        let pulled = self.state().pulled.clone();
+        Ok(pulled.iter().map(|(name, _)| image(name)).chain([image("busybox:1")]).collect())
     }
     async fn image_status(&self, name: &str) -> Result<Option<v1::Image>, RuntimeError> {
         Ok((!name.starts_with("missing")).then(|| image(name)))

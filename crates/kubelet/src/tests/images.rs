@@ -39,6 +39,56 @@ async fn pull_secrets_are_tried_until_one_is_let_in_and_a_missing_one_is_told_of
     kubelet.end().await;
 }
 
+/// Images of one tenant were another's for the asking, once they were on the node.
+#[tokio::test]
+async fn a_private_image_is_for_those_who_could_pull_it_also_after_a_restart() {
+    let cluster = Cluster::new();
+    let kubelet = cluster.start().await;
+    let config = |user: &str| {
+        use base64::Engine;
+        let json = json!({"auths": {"private.example": {"username": user, "password": "p"}}}).to_string();
+        json!({".dockerconfigjson": base64::engine::general_purpose::STANDARD.encode(json)})
+    };
+    for (name, user) in [("right", "right"), ("same", "right"), ("wrong", "wrong")] {
+        let metadata = json!({"name": name, "namespace": "default", "uid": name});
+        cluster.api.put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata,
+            "type": "kubernetes.io/dockerconfigjson", "data": config(user)}));
+    }
+    let spec = |policy: &str, secret: &[&str]| {
+        let secrets: Vec<_> = secret.iter().map(|name| json!({"name": name})).collect();
+        json!({"imagePullSecrets": secrets,
+            "containers": [{"name": "c", "image": "private.example/app:1", "imagePullPolicy": policy}]})
+    };
+    let waiting = |name: &str| cluster.get(name).unwrap()["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    cluster.pod("imported", spec("IfNotPresent", &[]));
+    cluster.phase("imported", "Running").await;
+    assert_eq!(cluster.runtime.pulled(), [], "it is there, and nobody pulled it");
+    cluster.pod("pulls", spec("Always", &["right"]));
+    cluster.phase("pulls", "Running").await;
+    for (name, secret) in [("own", "right"), ("alike", "same")] {
+        cluster.pod(name, spec("Never", &[secret]));
+        cluster.phase(name, "Running").await;
+    }
+    assert_eq!(cluster.runtime.pulled().len(), 1);
+    kubelet.end().await;
+    let kubelet = cluster.start().await;
+    cluster.pod("later", spec("IfNotPresent", &["same"]));
+    cluster.phase("later", "Running").await;
+    assert_eq!(cluster.runtime.pulled().len(), 1);
+    cluster.pod("nobody", spec("IfNotPresent", &[]));
+    cluster.pod("stranger", spec("IfNotPresent", &["wrong"]));
+    cluster.pod("quiet", spec("Never", &[]));
+    for name in ["nobody", "stranger"] {
+        until("its pull fails", || waiting(name)["reason"] == "ImagePullBackOff").await;
+    }
+    until("it is not told that the image is there", || waiting("quiet")["reason"] == "ErrImageNeverPull").await;
+    let message = "Container image \"private.example/app:1\" is not present with pull policy of Never";
+    assert_eq!(waiting("quiet")["message"], message);
+    let tried: Vec<String> = cluster.runtime.pulled().into_iter().skip(1).map(|(_, user)| user).collect();
+    assert!(tried.contains(&String::new()) && tried.contains(&"wrong".to_owned()), "{tried:?}");
+    kubelet.end().await;
+}
+
 #[tokio::test]
 async fn a_name_that_is_none_and_a_policy_of_never_are_named() {
     let cluster = Cluster::new();

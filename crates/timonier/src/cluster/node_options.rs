@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::Ipv4Net;
 use kubelet::Settings;
-use kubelet::settings::{Reserved, Threshold};
+use kubelet::settings::{ImagePattern, ImageVerification, Reserved, Threshold};
 use machinery::quantity::Quantity;
 
 use crate::data_dir::DataDir;
@@ -50,6 +50,13 @@ pub(crate) struct NodeOptions {
     /// Images that are pulled at once; 1 pulls one after the other.
     #[arg(long, value_name = "NUMBER", default_value_t = 4)]
     max_parallel_image_pulls: u16,
+    /// Whether pods must have credentials for private images that are here already: NeverVerify, NeverVerifyPreloadedImages,
+    /// NeverVerifyAllowlistedImages or AlwaysVerify.
+    #[arg(long, value_name = "POLICY", default_value = "NeverVerifyPreloadedImages")]
+    image_pull_credentials_verification_policy: VerificationPolicy,
+    /// Images that need none with NeverVerifyAllowlistedImages, such as registry.example/base,registry.example/team/*.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ImagePattern::parse)]
+    preloaded_images_verification_allowlist: Vec<ImagePattern>,
     /// What the node's own processes keep, such as cpu=200m,memory=256Mi,ephemeral-storage=1Gi.
     #[arg(long, value_name = "LIST", value_parser = reserved, default_value = "")]
     kube_reserved: Reserved,
@@ -77,6 +84,16 @@ pub(crate) struct NodeOptions {
     /// A folder of pods that run with or without the API server [default: manifests in the data directory].
     #[arg(long, value_name = "FOLDER")]
     pod_manifest_path: Option<PathBuf>,
+}
+
+/// `imagePullCredentialsVerificationPolicy` in the words of upstream's kubelet.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+enum VerificationPolicy {
+    NeverVerify,
+    NeverVerifyPreloadedImages,
+    NeverVerifyAllowlistedImages,
+    AlwaysVerify,
 }
 
 impl NodeOptions {
@@ -141,6 +158,14 @@ impl NodeOptions {
                 high_percent: self.image_gc_high_threshold,
                 low_percent: self.image_gc_low_threshold.min(self.image_gc_high_threshold),
                 ..defaults.image_gc
+            },
+            image_verification: match self.image_pull_credentials_verification_policy {
+                VerificationPolicy::NeverVerify => ImageVerification::Never,
+                VerificationPolicy::NeverVerifyPreloadedImages => ImageVerification::NotPreloaded,
+                VerificationPolicy::NeverVerifyAllowlistedImages => {
+                    ImageVerification::NotListed(self.preloaded_images_verification_allowlist.clone())
+                }
+                VerificationPolicy::AlwaysVerify => ImageVerification::Always,
             },
             pods_max: self.max_pods.into(),
             reserved: Reserved {
