@@ -17,6 +17,7 @@ use crate::identity::Identity;
 use crate::images::Images;
 use crate::inbox::Inbox;
 use crate::node::facts::Pressure;
+use crate::probe::Tallies;
 use crate::resources::Capacity;
 use crate::settings::Settings;
 use crate::volumes::local::LocalVolumes;
@@ -62,6 +63,8 @@ pub(crate) struct Host {
     pub(crate) pressure: watch::Sender<Pressure>,
     /// The workers of its pods, by uid.
     pub(crate) workers: Workers,
+    /// How its probes were answered.
+    pub(crate) probes: Arc<Tallies>,
     /// The uids of its pods that came from files.
     pub(crate) statics: Mutex<BTreeSet<String>>,
     /// Told when some of that was given back, or a pod's worker ended.

@@ -119,6 +119,17 @@ pub(crate) enum Role {
     Ephemeral,
 }
 
+impl Role {
+    /// How metrics name it.
+    pub(crate) fn metric(self) -> &'static str {
+        match self {
+            Self::Init | Self::Sidecar => "init_container",
+            Self::Main => "container",
+            Self::Ephemeral => "ephemeral_container",
+        }
+    }
+}
+
 /// The containers of a pod with their roles, in start order.
 pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> {
     let spec = pod.spec.as_ref();

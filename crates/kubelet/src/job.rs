@@ -25,6 +25,7 @@ use crate::environment::{self, Facts};
 use crate::host::Host;
 use crate::identity::{self, Identity};
 use crate::images::{ImageError, Policy, Progress, Wanted};
+use crate::metrics;
 use crate::observed;
 use crate::plan::Waiting;
 use crate::references::Snapshot;
@@ -224,6 +225,7 @@ impl Job {
             self.setup_failure("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {}", chain(&error)))
         };
         let id = self.host.runtime.run_pod_sandbox(config, &handler).await.map_err(failed)?;
+        metrics::STARTED_PODS.with([]).inc();
         let status = self.host.runtime.pod_sandbox_status(&id).await.map_err(failed)?;
         let network = status.network.unwrap_or_default();
         setup.pod_ips = observed::addresses(&network);
@@ -284,7 +286,7 @@ impl Job {
         attempt: u32,
         known: impl Future<Output = ()> + Send,
     ) -> Result<(), Failure> {
-        let Some((_, spec)) = identity::containers(&self.pod).find(|(_, container)| container.name == name) else {
+        let Some((kind, spec)) = identity::containers(&self.pod).find(|(_, container)| container.name == name) else {
             return Ok(());
         };
         let prepare = async {
@@ -316,6 +318,7 @@ impl Job {
         self.container_event(name, EventType::Normal, "Created", "Container created");
         runtime.start_container(&id).await.map_err(|error| failed("RunContainerError", chain(&error)))?;
         self.container_event(name, EventType::Normal, "Started", "Container started");
+        metrics::STARTED_CONTAINERS.with([kind.metric()]).inc();
         self.post_start(spec, id).await
     }
 

@@ -18,6 +18,7 @@ mod images;
 mod inbox;
 mod job;
 mod log_file;
+pub mod metrics;
 mod node;
 mod observed;
 mod plan;
@@ -196,6 +197,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), KubeletError> {
         admitted: Mutex::new(BTreeMap::new()),
         pressure,
         workers: Arc::default(),
+        probes: Arc::default(),
         statics: Mutex::default(),
         released: Notify::new(),
     });

@@ -3,7 +3,9 @@
 //! A probe waits for its initial delay, counts from when the container started, and then asks once a period. Liveness and
 //! readiness are not asked before the container has started, as its startup probe says.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use api::typed::core::v1::{Container, Probe};
@@ -12,6 +14,7 @@ use cri::Runtime;
 use tokio::time::Instant;
 
 use crate::action::{self, Outcome, Target};
+use crate::identity::Identity;
 use crate::plan::ProbeKind;
 
 /// What a probe reports to.
@@ -31,6 +34,65 @@ pub(crate) struct Prober {
     pub(crate) age: Duration,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) report: Arc<dyn Report>,
+    pub(crate) tally: Counted,
+}
+
+/// Which probe of which container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name {
+    pub(crate) pod: Identity,
+    pub(crate) container: String,
+    pub(crate) kind: ProbeKind,
+}
+
+/// How often a probe succeeded, and how often it failed.
+#[derive(Debug, Default)]
+struct Tally([AtomicU64; 2]);
+
+/// How often each probe that is asked succeeded and failed. One that ends is forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Tallies(Mutex<BTreeMap<Name, Arc<Tally>>>);
+
+/// A probe's place among them, for as long as it is asked.
+pub(crate) struct Counted {
+    all: Arc<Tallies>,
+    name: Name,
+    own: Arc<Tally>,
+}
+
+impl Tallies {
+    /// A place for a probe that begins.
+    pub(crate) fn count(self: &Arc<Self>, name: Name) -> Counted {
+        let own = Arc::<Tally>::default();
+        self.lock().insert(name.clone(), own.clone());
+        Counted { all: self.clone(), name, own }
+    }
+
+    /// All of them, with successes and failures.
+    pub(crate) fn all(&self) -> Vec<(Name, [u64; 2])> {
+        let read = |tally: &Tally| [0, 1].map(|at| tally.0[at].load(Ordering::Relaxed));
+        self.lock().iter().map(|(name, tally)| (name.clone(), read(tally))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Tally>>> {
+        self.0.lock().expect("no holder of the counts panics")
+    }
+}
+
+impl Counted {
+    fn add(&self, success: bool) {
+        self.own.0[usize::from(!success)].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        // The next container of the same name may have begun already.
+        if all.get(&self.name).is_some_and(|there| Arc::ptr_eq(there, &self.own)) {
+            all.remove(&self.name);
+        }
+    }
 }
 
 impl ProbeKind {
@@ -108,6 +170,7 @@ impl Prober {
             }
             next = Instant::now() + period;
             let Some(outcome) = stop.or_stopped(self.ask(&probe, timeout)).await else { return };
+            self.tally.add(outcome == Outcome::Success);
             if let Outcome::Failure(message) = &outcome {
                 self.report.failed(self.kind, message);
             }
@@ -144,6 +207,21 @@ impl Prober {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_probe_is_counted_while_it_is_asked() {
+        let (all, pod) =
+            (Arc::<Tallies>::default(), Identity { namespace: "ns".into(), name: "p".into(), uid: "u".into() });
+        let name = || Name { pod: pod.clone(), container: "c".into(), kind: ProbeKind::Liveness };
+        let first = all.count(name());
+        [true, true, false].into_iter().for_each(|success| first.add(success));
+        assert_eq!(all.all(), [(name(), [2, 1])]);
+        let second = all.count(name());
+        drop(first);
+        assert_eq!(all.all(), [(name(), [0, 0])], "the one of the next container stays");
+        drop(second);
+        assert_eq!(all.all(), []);
+    }
 
     #[test]
     fn thresholds_count_answers_in_a_row() {

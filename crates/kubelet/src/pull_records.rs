@@ -119,7 +119,8 @@ fn decide(policy: &ImageVerification, repository: &str, known: Known<'_>, presen
     let has_room = known.len() < SECRETS_MAX;
     for secret in presented {
         // A credential that could not be hashed is like no other.
-        let same = |one: &&PullSecret| !secret.credential_hash.is_empty() && one.credential_hash == secret.credential_hash;
+        let same =
+            |one: &&PullSecret| !secret.credential_hash.is_empty() && one.credential_hash == secret.credential_hash;
         if known.iter().filter(same).any(|one| one.is_same_object(secret)) {
             return Decision::Use;
         }
@@ -270,11 +271,8 @@ impl PullRecords {
         if !first {
             return Ok(());
         }
-        let intent = Intent {
-            kind: "ImagePullIntent".to_owned(),
-            api_version: API_VERSION.to_owned(),
-            image: image.to_owned(),
-        };
+        let intent =
+            Intent { kind: "ImagePullIntent".to_owned(), api_version: API_VERSION.to_owned(), image: image.to_owned() };
         let written = write(&self.pulling, &file_name(image), &intent).await;
         if written.is_err() {
             self.state().intents.remove(image);
@@ -479,7 +477,7 @@ mod tests {
         use ImageVerification::{Always, Never, NotListed, NotPreloaded};
         let listed = |pattern: &str| NotListed(vec![crate::settings::ImagePattern::parse(pattern).unwrap()]);
         let (one, other) = (secret("one", "hash"), secret("other", "else"));
-        let (public, private) = (access(true, &[]), access(false, &[one.clone()]));
+        let (public, private) = (access(true, &[]), access(false, std::slice::from_ref(&one)));
         let (unknown, pulled) = (Known::Pulled(None), |access| Known::Pulled(Some(access)));
         let full: Vec<_> = (0..SECRETS_MAX).map(|at| secret(&format!("s{at}"), &format!("h{at}"))).collect();
         let full_access = access(false, &full);
@@ -496,7 +494,7 @@ mod tests {
             (NotPreloaded, pulled(&public), vec![], Decision::Use),
             (NotPreloaded, pulled(&private), vec![], Decision::Pull),
             (NotPreloaded, pulled(&private), vec![other.clone()], Decision::Pull),
-            (NotPreloaded, pulled(&private), vec![other.clone(), one.clone()], Decision::Use),
+            (NotPreloaded, pulled(&private), vec![other, one], Decision::Use),
             (NotPreloaded, pulled(&private), vec![renamed.clone()], Decision::UseAndRemember(renamed)),
             (NotPreloaded, pulled(&private), vec![rotated.clone()], Decision::UseAndRemember(rotated)),
             (NotPreloaded, pulled(&full_access), vec![secret("new", "h7")], Decision::Use),

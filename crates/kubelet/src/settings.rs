@@ -42,6 +42,18 @@ pub enum ImageVerification {
     Always,
 }
 
+impl ImageVerification {
+    /// What upstream calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Never => "NeverVerify",
+            Self::NotPreloaded => "NeverVerifyPreloadedImages",
+            Self::NotListed(_) => "NeverVerifyAllowlistedImages",
+            Self::Always => "AlwaysVerify",
+        }
+    }
+}
+
 /// An image without tag and digest, or the beginning of many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImagePattern {

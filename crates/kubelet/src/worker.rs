@@ -26,7 +26,7 @@ use crate::inbox::{Inbox, Mail};
 use crate::job::{Failure, Job, ResizeError};
 use crate::observed::{self, Observed, State};
 use crate::plan::{self, Action, Memory, ProbeKind, Verdict, View, Waiting};
-use crate::probe::{Prober, Report};
+use crate::probe::{self, Prober, Report};
 use crate::references::References;
 use crate::resize::{self, Resources};
 use crate::status::{self, Place};
@@ -583,8 +583,10 @@ impl Worker {
         };
         let name = format!("{} probe of {} in {}", kind.name(), container.name, self.identity.display());
         let runtime = self.host.runtime.clone();
-        let prober =
-            Prober { kind, container, target, age: age.unwrap_or_default(), runtime, report: Arc::new(report) };
+        let pod = self.identity.clone();
+        let tally = self.host.probes.count(probe::Name { pod, container: container.name.clone(), kind });
+        let (age, report) = (age.unwrap_or_default(), Arc::new(report));
+        let prober = Prober { kind, container, target, age, runtime, report, tally };
         self.host.tasks.spawn(name, prober.run(stop));
     }
 

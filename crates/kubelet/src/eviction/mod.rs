@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::host::Host;
 use crate::identity::{self, Identity};
 use crate::image_gc::ImageGc;
+use crate::metrics;
 use crate::node::facts::{self, Pressure};
 use crate::plan::Verdict;
 use crate::resources;
@@ -119,6 +120,7 @@ async fn evict_one(host: &Arc<Host>, short: Short) {
         tracing::warn!(signal = ?short.signal, "the node runs short and has no pod to evict");
         return;
     };
+    metrics::EVICTIONS.with([short.signal.flag()]).inc();
     evict(host, &pod.uid, plan::message(short, pod));
 }
 

@@ -22,6 +22,17 @@ impl Signal {
     /// In the order in which they are acted upon.
     pub(crate) const ALL: [Self; 5] = [Self::Memory, Self::NodeDisk, Self::NodeInodes, Self::ImageDisk, Self::Pids];
 
+    /// As thresholds and metrics name it.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Memory => "memory.available",
+            Self::NodeDisk => "nodefs.available",
+            Self::NodeInodes => "nodefs.inodesFree",
+            Self::ImageDisk => "imagefs.available",
+            Self::Pids => "pid.available",
+        }
+    }
+
     fn threshold(self, settings: &Eviction) -> Threshold {
         match self {
             Self::Memory => settings.memory,

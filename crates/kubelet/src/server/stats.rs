@@ -1,15 +1,17 @@
-//! `/stats/summary` and `/metrics/resource`: CPU and memory of the running containers, asked of the runtime when somebody
+//! `/stats/summary`, `/metrics/resource` and `/metrics/cadvisor`: CPU and memory of the running containers, asked of the runtime when somebody
 //! asks.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use base::chain;
+use base::metrics::Text;
 use cri::v1;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::metrics::answer;
 use super::{Body, Refusal, json as json_response, text};
 use crate::host::Host;
 use crate::identity::{CONTAINER_NAME, Identity};
@@ -17,6 +19,8 @@ use crate::identity::{CONTAINER_NAME, Identity};
 /// The statistics of one container.
 struct Usage {
     name: String,
+    id: String,
+    image: String,
     at: i64,
     cpu_nanoseconds: u64,
     working_set_bytes: u64,
@@ -38,6 +42,8 @@ async fn usage(host: &Host) -> Result<BTreeMap<Identity, Vec<Usage>>, Refusal> {
         let (cpu, memory) = (stats.cpu.unwrap_or_default(), stats.memory.unwrap_or_default());
         pods.entry(pod).or_default().push(Usage {
             name: container.labels.get(CONTAINER_NAME).cloned().unwrap_or_default(),
+            id: container.id,
+            image: container.image.map(|image| image.user_specified_image).unwrap_or_default(),
             at: cpu.timestamp,
             cpu_nanoseconds: value(cpu.usage_core_nano_seconds),
             working_set_bytes: value(memory.working_set_bytes),
@@ -173,4 +179,61 @@ pub(super) async fn metrics(host: &Host) -> Result<Response<Body>, Refusal> {
         &[(String::new(), 0.0)],
     );
     Ok(text(StatusCode::OK, out))
+}
+
+/// The families of cAdvisor that dashboards of Kubernetes are made from, as far as the runtime tells.
+pub(super) async fn cadvisor(host: &Host) -> Result<Response<Body>, Refusal> {
+    type Value = fn(&Usage) -> f64;
+    const FAMILIES: [(&str, &str, &str, Value); 5] = [
+        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |usage| {
+            usage.cpu_nanoseconds as f64 / 1e9
+        }),
+        ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes.", |usage| usage.usage_bytes as f64),
+        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
+            usage.working_set_bytes as f64
+        }),
+        ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container.", |usage| {
+            usage.rootfs_bytes as f64
+        }),
+        ("container_last_seen", "gauge", "Last time a container was seen by the exporter", |usage| {
+            (usage.at / 1_000_000_000) as f64
+        }),
+    ];
+    let pods = usage(host).await?;
+    let (node_cpu, node_memory) = node_usage().await;
+    let node = Usage {
+        name: String::new(),
+        id: "/".to_owned(),
+        image: String::new(),
+        at: host.clock.now().as_nanosecond().try_into().unwrap_or(i64::MAX),
+        cpu_nanoseconds: node_cpu,
+        working_set_bytes: node_memory,
+        usage_bytes: node_memory,
+        rootfs_bytes: 0,
+    };
+    let nobody = Identity { namespace: String::new(), name: String::new(), uid: String::new() };
+    let all = || {
+        let containers = pods.iter().flat_map(|(pod, list)| list.iter().map(move |usage| (pod, usage)));
+        std::iter::once((&nobody, &node)).chain(containers)
+    };
+    let mut text = Text::default();
+    for (name, kind, help, value) in FAMILIES {
+        text.family(name, help, kind);
+        for (pod, usage) in all() {
+            let labels = [
+                ("container", &*usage.name),
+                ("id", &usage.id),
+                ("image", &usage.image),
+                ("name", if usage.name.is_empty() { "" } else { &usage.id }),
+                ("namespace", &pod.namespace),
+                ("pod", &pod.name),
+            ];
+            text.sample(name, &labels, value(usage));
+        }
+    }
+    text.family("machine_cpu_cores", "Number of logical CPU cores.", "gauge");
+    text.sample("machine_cpu_cores", &[], host.capacity.milli_cpu as f64 / 1000.0);
+    text.family("machine_memory_bytes", "Amount of memory installed on the machine.", "gauge");
+    text.sample("machine_memory_bytes", &[], host.capacity.memory_bytes as f64);
+    Ok(answer(text))
 }

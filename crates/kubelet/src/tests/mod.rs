@@ -1,5 +1,6 @@
 //! The kubelet whole: against an API in memory, a runtime in memory, and a client of its endpoints over real TLS.
 
+mod access;
 mod eviction;
 mod fake_runtime;
 mod images;
@@ -141,7 +142,8 @@ impl Cluster {
             server: ServerConfig {
                 listener,
                 tls: self.identities.server(),
-                allowed_names: vec!["kube-apiserver".into()],
+                trusted_names: vec!["kube-apiserver".into()],
+                metrics: Vec::new(),
             },
             version: "v1.36.0".into(),
             port: 0,
@@ -499,6 +501,8 @@ struct Identities {
     root: rustls::RootCertStore,
 }
 
+type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
 impl Identities {
     fn new() -> Self {
         let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
@@ -527,20 +531,35 @@ impl Identities {
     fn server(&self) -> Arc<rustls::ServerConfig> {
         let (chain, key) = self.issue("node");
         let roots = Arc::new(self.root.clone());
-        let verifier =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(roots, Self::provider()).build().unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, Self::provider());
+        let verifier = verifier.allow_unauthenticated().build().unwrap();
         let config = rustls::ServerConfig::builder_with_provider(Self::provider())
             .with_safe_default_protocol_versions()
             .unwrap();
         Arc::new(config.with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap())
     }
 
-    async fn connect(&self, address: SocketAddr, name: &str) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    async fn connect(&self, address: SocketAddr, name: &str) -> Connected {
         let (chain, key) = self.issue(name);
+        self.connect_with(address, |config| config.with_client_auth_cert(chain, key).unwrap()).await
+    }
+
+    /// Without a certificate.
+    async fn connect_unnamed(&self, address: SocketAddr) -> Connected {
+        self.connect_with(address, |config| config.with_no_client_auth()).await
+    }
+
+    async fn connect_with(
+        &self,
+        address: SocketAddr,
+        shown: impl FnOnce(
+            rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>,
+        ) -> rustls::ClientConfig,
+    ) -> Connected {
         let config = rustls::ClientConfig::builder_with_provider(Self::provider())
             .with_safe_default_protocol_versions()
             .unwrap();
-        let config = config.with_root_certificates(self.root.clone()).with_client_auth_cert(chain, key).unwrap();
+        let config = shown(config.with_root_certificates(self.root.clone()));
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let name = rustls_pki_types::ServerName::try_from("node").unwrap();
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()

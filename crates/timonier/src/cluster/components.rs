@@ -117,8 +117,9 @@ fn kubelet(ground: &Arc<Ground>, runtime: Arc<dyn cri::Runtime>, node: Node) -> 
         let (ground, runtime, tls) = (shared.clone(), runtime.clone(), tls.clone());
         async move {
             let listener = listener.map_err(kubelet::KubeletError::Listener)?;
-            let allowed_names = vec![KUBELET_CLIENT.to_owned()];
-            let server = kubelet::ServerConfig { listener, tls, allowed_names };
+            let trusted_names = vec![KUBELET_CLIENT.to_owned()];
+            let metrics = edge::dns::metrics::METRICS.to_vec();
+            let server = kubelet::ServerConfig { listener, tls, trusted_names, metrics };
             kubelet::run(kubelet_config(&ground, runtime, server, &stop), stop).await
         }
     });
