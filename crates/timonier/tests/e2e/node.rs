@@ -100,6 +100,28 @@ fn a_private_image_is_pulled_with_its_secret_and_is_a_volume_too() {
     assert!(machine.kubectl("exec friend -- cat /data/passwd").starts_with("root:x:0:0"));
     let written = machine.try_kubectl(&["exec", "friend", "--", "touch", "/data/x"], "");
     assert!(!written.status.success(), "an image is read-only");
+    // It is on the node now; who has no secret for it gets it as little as before.
+    machine.kubectl("create namespace other");
+    let strangers = |name: &str, policy: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: other}}\nspec:\n  containers: \
+            [{{name: c, image: \"{image}\", imagePullPolicy: {policy}, command: [sleep, \"3600\"]}}]\n"
+        )
+    };
+    for (name, policy, reason) in
+        [("asks", "IfNotPresent", "ImagePullBackOff"), ("waits", "Never", "ErrImageNeverPull")]
+    {
+        machine.kubectl_args(&["apply", "-f", "-"], &strangers(name, policy));
+        let waiting =
+            format!("get pod {name} -n other -o jsonpath={{.status.containerStatuses[0].state.waiting.reason}}");
+        machine.kubectl_until(&waiting, |seen| seen == reason);
+    }
+    machine.kubectl("delete namespace other");
+    machine.kubectl("delete pod stranger");
+    machine.timonier("down");
+    machine.timonier("up --detach");
+    machine.kubectl_args(&["apply", "-f", "-"], &pod("friend-2", "imagePullSecrets: [{name: mine}]"));
+    machine.kubectl("wait --for=condition=Ready pod/friend-2 --timeout=60s");
     assert!(machine.timonier("image list").contains(&format!("127.0.0.1:{port}/team/app:1")));
     machine.timonier("down");
 }

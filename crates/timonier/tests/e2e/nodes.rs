@@ -148,6 +148,7 @@ fn pods_of_two_machines_reach_each_other_and_the_server_reaches_into_them() {
     assert_eq!(proxied, "from n1\n");
 
     node_may_only_what_is_its_own(&cluster);
+    the_api_server_says_who_reads_what_of_a_node(&cluster);
 
     let before = groups(&cluster);
     let said = cluster.machines[1].timonier("reset --yes");
@@ -166,6 +167,31 @@ fn groups(cluster: &Cluster) -> BTreeSet<String> {
     let groups =
         traces.iter().filter_map(|trace| trace.split("/timonier-").nth(1)?.split('/').next().map(str::to_owned));
     groups.collect()
+}
+
+/// A monitoring system's account, at the nodes' own ports.
+fn the_api_server_says_who_reads_what_of_a_node(cluster: &Cluster) {
+    cluster.kubectl("create serviceaccount monitor");
+    cluster.kubectl("create clusterrole metrics --verb=get --resource=nodes/metrics");
+    cluster.kubectl("create clusterrolebinding metrics --clusterrole=metrics --serviceaccount=default:monitor");
+    let token = cluster.kubectl("create token monitor");
+    let ca = cluster.machines[1].data().join("agent/ca.crt");
+    for address in ["https://192.0.2.10:10250", "https://192.0.2.11:10250"] {
+        let get = |token: &str, path: &str| {
+            let args =
+                ["--kubeconfig", "/dev/null", "--certificate-authority", ca.to_str().unwrap(), "--server", address];
+            let output =
+                cluster.server().try_kubectl(&[&args[..], &["--token", token, "get", "--raw", path]].concat(), "");
+            (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+        };
+        let (done, metrics) = get(token.trim(), "/metrics");
+        assert!(done && metrics.contains("kubelet_running_pods "), "{address}: {metrics}");
+        assert!(get(token.trim(), "/metrics/cadvisor").1.contains("pod=\"web-"), "{address}");
+        let (done, said) = get(token.trim(), "/pods");
+        assert!(!done && said.contains("orbidden"), "{address}: {said}");
+        let (done, said) = get("made-up", "/metrics");
+        assert!(!done && said.contains("nauthorized") | said.contains("must be logged in"), "{address}: {said}");
+    }
 }
 
 /// With the agent's own certificate.
