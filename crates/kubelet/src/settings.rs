@@ -108,8 +108,55 @@ pub struct Reserved {
     pub ephemeral_bytes: i64,
 }
 
-/// When pods are evicted at once.
+/// What may run short on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    /// Memory.
+    Memory,
+    /// Space where the kubelet's files are.
+    NodeDisk,
+    /// Inodes there.
+    NodeInodes,
+    /// Space where the images are, if that is another disk.
+    ImageDisk,
+    /// Process ids.
+    Pids,
+}
+
+impl Signal {
+    /// In the order in which they are acted upon.
+    pub const ALL: [Self; 5] = [Self::Memory, Self::NodeDisk, Self::NodeInodes, Self::ImageDisk, Self::Pids];
+
+    /// As thresholds and metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory.available",
+            Self::NodeDisk => "nodefs.available",
+            Self::NodeInodes => "nodefs.inodesFree",
+            Self::ImageDisk => "imagefs.available",
+            Self::Pids => "pid.available",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|signal| signal.name() == name)
+    }
+}
+
+/// A threshold that a node may be below for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Soft {
+    /// Of what.
+    pub signal: Signal,
+    /// With less than this.
+    pub threshold: Threshold,
+    /// For so long, before pods are evicted.
+    pub grace: Duration,
+}
+
+/// When pods are evicted. What is no `soft` threshold is acted on at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
     /// With less memory available.
     pub memory: Threshold,
@@ -123,6 +170,25 @@ pub struct Eviction {
     pub pids: Threshold,
     /// How long a condition such as `DiskPressure` lasts at least: without it a node at its limit would change its mind all the time.
     pub transition: Duration,
+    /// Thresholds that are acted on only after a while, and gently.
+    pub soft: Vec<Soft>,
+    /// What containers get at most to end in, in seconds, when their pod is evicted by a soft threshold.
+    pub pod_grace_seconds_max: i64,
+    /// How much more than a threshold must be free before it counts as kept again.
+    pub minimum_reclaim: Vec<(Signal, Threshold)>,
+}
+
+impl Eviction {
+    /// The threshold that is acted on at once.
+    pub(crate) fn hard(&self, signal: Signal) -> Threshold {
+        match signal {
+            Signal::Memory => self.memory,
+            Signal::NodeDisk => self.node_disk,
+            Signal::NodeInodes => self.node_inodes,
+            Signal::ImageDisk => self.image_disk,
+            Signal::Pids => self.pids,
+        }
+    }
 }
 
 /// An amount, or a share of what there is.
@@ -164,6 +230,9 @@ impl Default for Settings {
                 image_disk: Threshold::Percent(15),
                 pids: Threshold::Percent(1),
                 transition: Duration::from_secs(300),
+                soft: Vec::new(),
+                pod_grace_seconds_max: 0,
+                minimum_reclaim: Vec::new(),
             },
             log_bytes_max: 10 << 20,
             log_files_max: 5,

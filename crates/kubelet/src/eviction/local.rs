@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::typed::core::v1::Pod;
 use cri::v1;
 
-use super::{active, evict, measured};
+use super::{GRACE_SECONDS, active, evict, measured};
 use crate::host::Host;
 use crate::identity::{self, Identity};
 use crate::resources;
@@ -18,7 +18,7 @@ pub(super) async fn check(host: &Arc<Host>) {
         let Some(pod) = active(&object).filter(has_limits) else { continue };
         let identity = Identity::of(&object);
         if let Some(message) = exceeded(host, &identity, &pod).await {
-            evict(host, &identity.uid, message);
+            evict(host, &identity.uid, message, GRACE_SECONDS);
         }
     }
 }

@@ -24,20 +24,21 @@ use crate::metrics;
 use crate::node::facts::{self, Pressure};
 use crate::plan::Verdict;
 use crate::resources;
-use plan::{ContainerUsage, Level, Short, Signal, Usage};
+use crate::settings::Signal;
+use plan::{ContainerUsage, Level, Short, Usage, Watched};
 
 /// How often the machine is looked at.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Seconds that an evicted pod's containers get: there is no time to lose.
+/// Seconds that an evicted pod's containers get where there is no time to lose.
 const GRACE_SECONDS: i64 = 1;
 
 /// Watches the machine until `stop`.
 pub(crate) async fn run(host: Arc<Host>, gc: Arc<ImageGc>, stop: Stop) {
-    let mut seen = Conditions::default();
+    let (mut seen, mut watched) = (Conditions::default(), Watched::default());
     let image_disk = image_disk(&host).await;
     loop {
         // On the heap while it lasts: what waits for its next turn keeps nothing of it.
-        let looked = Box::pin(look(&host, &gc, image_disk.as_ref(), &mut seen));
+        let looked = Box::pin(look(&host, &gc, image_disk.as_ref(), &mut seen, &mut watched));
         if stop.or_stopped(looked).await.is_none() {
             return;
         }
@@ -56,19 +57,25 @@ async fn image_disk(host: &Host) -> Option<PathBuf> {
     (device(&path)? != device(&host.root_dir)?).then_some(path)
 }
 
-async fn look(host: &Arc<Host>, gc: &ImageGc, image_disk: Option<&PathBuf>, seen: &mut Conditions) {
-    let settings = host.settings.eviction;
-    let measure = async || {
+async fn look(
+    host: &Arc<Host>,
+    gc: &ImageGc,
+    image_disk: Option<&PathBuf>,
+    conditions: &mut Conditions,
+    watched: &mut Watched,
+) {
+    let settings = &host.settings.eviction;
+    let mut measure = async || {
         let levels = facts::levels(&host.root_dir, image_disk.map(PathBuf::as_path)).await;
-        plan::short(|signal| level(&levels, signal), &settings)
+        watched.look(|signal| level(&levels, signal), settings, Instant::now())
     };
-    let mut short = measure().await;
-    let pressure = seen.with(&short, Instant::now(), settings.transition);
+    let mut seen = measure().await;
+    let pressure = conditions.with(&seen.below, Instant::now(), settings.transition);
     host.pressure.send_if_modified(|known| std::mem::replace(known, pressure) != pressure);
-    if short.iter().any(|short| short.signal.is_disk()) && gc.delete_unused(host).await {
-        short = measure().await;
+    if seen.urgent.iter().any(|short| short.signal.is_disk()) && gc.delete_unused(host).await {
+        seen = measure().await;
     }
-    if let Some(urgent) = short.first() {
+    if let Some(urgent) = seen.urgent.first() {
         evict_one(host, *urgent).await;
     } else {
         local::check(host).await;
@@ -120,14 +127,18 @@ async fn evict_one(host: &Arc<Host>, short: Short) {
         tracing::warn!(signal = ?short.signal, "the node runs short and has no pod to evict");
         return;
     };
-    metrics::EVICTIONS.with([short.signal.flag()]).inc();
-    evict(host, &pod.uid, plan::message(short, pod));
+    metrics::EVICTIONS.with([short.signal.name()]).inc();
+    let grace_seconds = match short.soft {
+        true => host.settings.eviction.pod_grace_seconds_max,
+        false => GRACE_SECONDS,
+    };
+    evict(host, &pod.uid, plan::message(short, pod), grace_seconds);
 }
 
-/// Ends a pod; its worker does the rest.
-fn evict(host: &Host, uid: &str, message: String) {
+/// Ends a pod; its worker does the rest. Its containers get no longer than their own grace period.
+fn evict(host: &Host, uid: &str, message: String, grace_seconds: i64) {
     tracing::warn!(pod = uid, message, "evicting a pod");
-    let verdict = Verdict { reason: "Evicted".into(), message, grace_seconds: Some(GRACE_SECONDS) };
+    let verdict = Verdict { reason: "Evicted".into(), message, grace_seconds: Some(grace_seconds) };
     if let Some((_, inbox)) = host.workers.lock().expect("no holder of the list of workers panics").get(uid) {
         inbox.put(|mail| mail.verdict = Some(verdict));
     }
@@ -213,7 +224,7 @@ mod tests {
     fn a_condition_stays_for_a_while() {
         let (mut seen, transition) = (Conditions::default(), Duration::from_secs(300));
         let start = Instant::now();
-        let short = Short { signal: Signal::NodeInodes, available: 0, threshold: 1 };
+        let short = Short { signal: Signal::NodeInodes, available: 0, threshold: 1, soft: false };
         assert_eq!(seen.with(&[], start, transition), Pressure::default());
         assert!(seen.with(&[short], start, transition).disk);
         assert!(seen.with(&[], start + Duration::from_secs(299), transition).disk);

@@ -1,48 +1,18 @@
 //! Which signals are below their thresholds, and which pod goes first. Pure; ranks, reasons and messages are upstream's.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::resources::Qos;
-use crate::settings::{Eviction, Threshold};
+use crate::settings::{Eviction, Signal};
 
 /// Pods of this priority and above are never evicted: the cluster cannot do without them.
 pub(crate) const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-/// What may run short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Signal {
-    Memory,
-    NodeDisk,
-    NodeInodes,
-    ImageDisk,
-    Pids,
-}
-
 impl Signal {
-    /// In the order in which they are acted upon.
-    pub(crate) const ALL: [Self; 5] = [Self::Memory, Self::NodeDisk, Self::NodeInodes, Self::ImageDisk, Self::Pids];
-
-    /// As thresholds and metrics name it.
-    pub(crate) fn flag(self) -> &'static str {
-        match self {
-            Self::Memory => "memory.available",
-            Self::NodeDisk => "nodefs.available",
-            Self::NodeInodes => "nodefs.inodesFree",
-            Self::ImageDisk => "imagefs.available",
-            Self::Pids => "pid.available",
-        }
-    }
-
-    fn threshold(self, settings: &Eviction) -> Threshold {
-        match self {
-            Self::Memory => settings.memory,
-            Self::NodeDisk => settings.node_disk,
-            Self::NodeInodes => settings.node_inodes,
-            Self::ImageDisk => settings.image_disk,
-            Self::Pids => settings.pids,
-        }
-    }
-
     /// As messages name what is short.
     fn resource(self) -> &'static str {
         match self {
@@ -65,22 +35,57 @@ pub(crate) struct Level {
     pub(crate) capacity: i64,
 }
 
-/// A signal below its threshold.
+/// A signal below a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Short {
     pub(crate) signal: Signal,
     pub(crate) available: i64,
     pub(crate) threshold: i64,
+    /// By a soft threshold.
+    pub(crate) soft: bool,
 }
 
-/// The signals that are below their thresholds, the most urgent first. What is not measured is not short.
-pub(crate) fn short(levels: impl Fn(Signal) -> Option<Level>, settings: &Eviction) -> Vec<Short> {
-    let one = |signal: Signal| {
-        let level = levels(signal)?;
-        let threshold = signal.threshold(settings).of(level.capacity)?;
-        (level.available < threshold).then_some(Short { signal, available: level.available, threshold })
-    };
-    Signal::ALL.into_iter().filter_map(one).collect()
+/// The thresholds that the node was below when it was looked at last, and since when; with whether they are soft.
+#[derive(Debug, Default)]
+pub(crate) struct Watched(BTreeMap<(Signal, bool), Instant>);
+
+/// What was seen.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// What is below a threshold: the node's conditions.
+    pub(crate) below: Vec<Short>,
+    /// What must be acted on, the most urgent first.
+    pub(crate) urgent: Vec<Short>,
+}
+
+impl Watched {
+    /// Compares levels with thresholds. What is not measured is not short.
+    pub(crate) fn look(&mut self, levels: impl Fn(Signal) -> Option<Level>, settings: &Eviction, now: Instant) -> Seen {
+        let soft = settings.soft.iter().map(|soft| (soft.signal, true, soft.threshold, soft.grace));
+        let hard = Signal::ALL.map(|signal| (signal, false, settings.hard(signal), Duration::ZERO));
+        let mut thresholds: Vec<_> = hard.into_iter().chain(soft).collect();
+        thresholds.sort_by_key(|(signal, soft, ..)| (*signal, *soft));
+        let (mut seen, mut met) = (Seen::default(), BTreeMap::new());
+        for (signal, soft, threshold, grace) in thresholds {
+            let Some(level) = levels(signal) else { continue };
+            let Some(threshold) = threshold.of(level.capacity) else { continue };
+            let since = self.0.get(&(signal, soft)).copied();
+            // Once below it, the node frees more than it must: else it would be below it again at once.
+            let more = settings.minimum_reclaim.iter().filter(|(of, _)| *of == signal && since.is_some());
+            let more = more.filter_map(|(_, more)| more.of(level.capacity)).max().unwrap_or(0);
+            if level.available >= threshold.saturating_add(more) {
+                continue;
+            }
+            let since = *met.entry((signal, soft)).or_insert(since.unwrap_or(now));
+            let short = Short { signal, available: level.available, threshold, soft };
+            seen.below.push(short);
+            if now.duration_since(since) >= grace {
+                seen.urgent.push(short);
+            }
+        }
+        self.0 = met;
+        seen
+    }
 }
 
 /// What one container takes.
@@ -207,7 +212,7 @@ pub(crate) struct Newcomer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Settings;
+    use crate::settings::{Settings, Soft, Threshold};
 
     fn pod(uid: &str, priority: i32, used: i64, request: i64) -> Usage {
         let container = ContainerUsage {
@@ -230,10 +235,43 @@ mod tests {
             Signal::NodeInodes => Some(Level { available: 4, capacity: 100 }),
             _ => None,
         };
-        let names: Vec<_> = short(levels, &settings).into_iter().map(|short| short.signal).collect();
+        let seen = Watched::default().look(levels, &settings, Instant::now());
+        let names: Vec<_> = seen.urgent.iter().map(|short| short.signal).collect();
         assert_eq!(names, [Signal::Memory, Signal::NodeInodes]);
         let off = Eviction { memory: Threshold::Off, node_inodes: Threshold::Off, ..settings };
-        assert_eq!(short(levels, &off), []);
+        assert_eq!(Watched::default().look(levels, &off, Instant::now()), Seen::default());
+    }
+
+    /// Levels at moments, in seconds and bytes of memory; and what is then below a threshold and what is urgent: `h` and `s`.
+    #[test]
+    fn a_soft_threshold_waits_and_what_was_short_must_be_well_above() {
+        let soft = Soft { signal: Signal::Memory, threshold: Threshold::Amount(300), grace: Duration::from_secs(30) };
+        let settings = Eviction {
+            memory: Threshold::Amount(100),
+            soft: vec![soft],
+            minimum_reclaim: vec![(Signal::Memory, Threshold::Amount(50))],
+            ..Settings::default().eviction
+        };
+        let (mut watched, start) = (Watched::default(), Instant::now());
+        for (second, available, below, urgent) in [
+            (0, 400, "", ""),
+            (10, 299, "s", ""),
+            (30, 299, "s", ""),
+            (40, 299, "s", "s"),
+            (50, 349, "s", "s"),
+            (60, 350, "", ""),
+            (70, 320, "", ""),
+            (80, 299, "s", ""),
+            (90, 99, "hs", "h"),
+            (100, 120, "hs", "h"),
+            (110, 150, "s", "s"),
+            (120, 1000, "", ""),
+        ] {
+            let levels = |signal| (signal == Signal::Memory).then_some(Level { available, capacity: 1000 });
+            let seen = watched.look(levels, &settings, start + Duration::from_secs(second));
+            let told = |list: &[Short]| list.iter().map(|one| if one.soft { 's' } else { 'h' }).collect::<String>();
+            assert_eq!((told(&seen.below), told(&seen.urgent)), (below.into(), urgent.into()), "at {second}");
+        }
     }
 
     #[test]
@@ -260,7 +298,7 @@ mod tests {
 
     #[test]
     fn messages_are_upstream_s() {
-        let short = Short { signal: Signal::Memory, available: 51 << 20, threshold: 100 << 20 };
+        let short = Short { signal: Signal::Memory, available: 51 << 20, threshold: 100 << 20, soft: false };
         assert_eq!(
             message(short, &pod("a", 0, 64 << 20, 0)),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 51Mi. Container c was using 64Mi, \

@@ -55,6 +55,39 @@ async fn with_too_little_memory_the_node_says_so_and_its_pods_go() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_soft_threshold_evicts_after_its_grace_period_and_gives_time_to_end() {
+    let mut cluster = Cluster::new();
+    let soft = |grace_seconds| crate::settings::Soft {
+        signal: crate::settings::Signal::Memory,
+        threshold: Threshold::Amount(i64::MAX),
+        grace: Duration::from_secs(grace_seconds),
+    };
+    let eviction = crate::settings::Eviction {
+        memory: Threshold::Off,
+        pids: Threshold::Off,
+        ..crate::Settings::default().eviction
+    };
+    cluster.settings.eviction =
+        crate::settings::Eviction { soft: vec![soft(60)], pod_grace_seconds_max: 20, ..eviction };
+    cluster.runtime.use_memory(64 << 20);
+    let container = json!([{"name": "c", "image": "busybox:1", "resources": {"requests": {"memory": "1Mi"}}}]);
+    cluster.pod("slow", json!({"terminationGracePeriodSeconds": 300, "containers": container}));
+    let begun = tokio::time::Instant::now();
+    let kubelet = cluster.start().await;
+    cluster.phase("slow", "Running").await;
+    let node = || cluster.api.get(Node::resource(), "", "node-1");
+    until("the node says so at once", || node().is_some_and(|node| *condition(&node, "MemoryPressure") == "True"))
+        .await;
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    tokio::time::sleep_until(begun + Duration::from_secs(55)).await;
+    assert_eq!(cluster.get("slow").unwrap()["status"]["phase"], "Running");
+    cluster.phase("slow", "Failed").await;
+    assert_eq!(cluster.get("slow").unwrap()["status"]["reason"], "Evicted");
+    assert_eq!(cluster.runtime.graces(), [20]);
+    kubelet.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_pod_that_uses_most_beyond_its_request_goes_first_and_a_critical_one_never() {
     let mut cluster = Cluster::new();
     cluster.settings.eviction.pids = Threshold::Off;

@@ -154,6 +154,7 @@ async fn enter(data: &DataDir, options: &Options, token: Option<&JoinToken>) -> 
         }
         (given, _) => given.to_vec(),
     };
+    options.node.check()?;
     let node_name = options.node.name()?;
     let client = client_certificate(data, &node_name);
     let ca_pem = match read_ca(data)? {

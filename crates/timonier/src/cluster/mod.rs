@@ -74,6 +74,7 @@ impl Base {
         let net: Arc<dyn linux::net::Net> =
             Arc::new(linux::net::Kernel::new().context("cannot reach the kernel's network")?);
         network::ensure_loopback_up(net.as_ref()).await.context("cannot bring the loopback up")?;
+        node.check()?;
         let (node_name, node_ip) = (node.name()?, node_ip(net.as_ref(), node, &settings).await?);
         for name in ["runtime", "kubelet", "logs", "volumes", "network"] {
             create_private(&data.path(name))?;

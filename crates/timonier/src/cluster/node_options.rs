@@ -2,12 +2,13 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::Ipv4Net;
 use kubelet::Settings;
-use kubelet::settings::{ImagePattern, ImageVerification, Reserved, Threshold};
+use kubelet::settings::{ImagePattern, ImageVerification, Reserved, Signal, Soft, Threshold};
 use machinery::quantity::Quantity;
 
 use crate::data_dir::DataDir;
@@ -66,6 +67,21 @@ pub(crate) struct NodeOptions {
     /// When pods are evicted, such as memory.available<200Mi,nodefs.available<5%. What is not named keeps its default.
     #[arg(long, value_name = "LIST", value_parser = eviction, default_value = "")]
     eviction_hard: kubelet::settings::Eviction,
+    /// When pods are evicted if it stays so for a while, such as memory.available<500Mi.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = threshold)]
+    eviction_soft: Vec<(Signal, Threshold)>,
+    /// For how long, such as memory.available=1m30s; each of the above needs one.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = grace)]
+    eviction_soft_grace_period: Vec<(Signal, Duration)>,
+    /// What pods that are evicted so get at most to end in, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    eviction_max_pod_grace_period: u32,
+    /// What must be free beyond a threshold before it counts as kept again, such as nodefs.available=500Mi.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = reclaim)]
+    eviction_minimum_reclaim: Vec<(Signal, Threshold)>,
+    /// How long a condition such as MemoryPressure lasts at least.
+    #[arg(long, value_name = "DURATION", value_parser = super::options::duration, default_value = "5m")]
+    eviction_pressure_transition_period: Duration,
     /// Images are collected when more of the disk than this is in use, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u64).range(0..=100))]
     image_gc_high_threshold: u64,
@@ -107,6 +123,24 @@ impl NodeOptions {
             None => Ok(name),
             Some(why) => anyhow::bail!("the node name {name:?} cannot be used: {why}; choose another with --node-name"),
         }
+    }
+
+    /// Whether flags that only make sense together are together.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.soft_thresholds().try_for_each(|threshold| threshold.map(drop))
+    }
+
+    fn soft_thresholds(&self) -> impl Iterator<Item = Result<Soft>> {
+        self.eviction_soft.iter().map(|(signal, threshold)| {
+            let mut periods = self.eviction_soft_grace_period.iter();
+            let (_, grace) = periods.find(|(of, _)| of == signal).with_context(|| {
+                let name = signal.name();
+                format!(
+                    "the soft threshold of {name} has no grace period: say --eviction-soft-grace-period {name}=1m30s"
+                )
+            })?;
+            Ok(Soft { signal: *signal, threshold: *threshold, grace: *grace })
+        })
     }
 
     /// Where images come from: the file, and the proxies that the environment names.
@@ -173,7 +207,13 @@ impl NodeOptions {
                 memory_bytes: both(|list| list.memory_bytes),
                 ephemeral_bytes: both(|list| list.ephemeral_bytes),
             },
-            eviction: self.eviction_hard,
+            eviction: kubelet::settings::Eviction {
+                transition: self.eviction_pressure_transition_period,
+                soft: self.soft_thresholds().filter_map(Result::ok).collect(),
+                pod_grace_seconds_max: self.eviction_max_pod_grace_period.into(),
+                minimum_reclaim: self.eviction_minimum_reclaim.clone(),
+                ..self.eviction_hard.clone()
+            },
             log_bytes_max: self.container_log_max_size.unsigned_abs(),
             log_files_max: self.container_log_max_files.into(),
             unsafe_sysctls: self.allowed_unsafe_sysctls.clone(),
@@ -228,29 +268,53 @@ fn reserved(text: &str) -> Result<Reserved, String> {
 
 fn eviction(text: &str) -> Result<kubelet::settings::Eviction, String> {
     let mut all = Settings::default().eviction;
-    for pair in pairs(text, '<') {
-        let (signal, value) = pair?;
-        let threshold = match value.strip_suffix('%') {
-            Some("0") => Threshold::Off,
-            Some(percent) => match percent.parse::<i64>() {
-                Ok(percent @ 1..=99) => Threshold::Percent(percent),
-                _ => return Err(format!("{value:?} is no share of a hundred")),
-            },
-            None => match quantity(value)?.value() {
-                0 => Threshold::Off,
-                amount => Threshold::Amount(amount),
-            },
-        };
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (signal, threshold) = threshold(part)?;
         match signal {
-            "memory.available" => all.memory = threshold,
-            "nodefs.available" => all.node_disk = threshold,
-            "nodefs.inodesFree" => all.node_inodes = threshold,
-            "imagefs.available" => all.image_disk = threshold,
-            "pid.available" => all.pids = threshold,
-            other => return Err(format!("{other:?} is no signal that pods are evicted by")),
+            Signal::Memory => all.memory = threshold,
+            Signal::NodeDisk => all.node_disk = threshold,
+            Signal::NodeInodes => all.node_inodes = threshold,
+            Signal::ImageDisk => all.image_disk = threshold,
+            Signal::Pids => all.pids = threshold,
         }
     }
     Ok(all)
+}
+
+fn threshold(text: &str) -> Result<(Signal, Threshold), String> {
+    let (signal, value) = text.split_once('<').ok_or_else(|| format!("{text:?} has no '<'"))?;
+    Ok((self::signal(signal)?, amount(value)?))
+}
+
+fn reclaim(text: &str) -> Result<(Signal, Threshold), String> {
+    let (signal, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no '='"))?;
+    Ok((self::signal(signal)?, amount(value)?))
+}
+
+fn grace(text: &str) -> Result<(Signal, Duration), String> {
+    let (signal, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no '='"))?;
+    Ok((self::signal(signal)?, super::options::duration(value)?))
+}
+
+fn signal(name: &str) -> Result<Signal, String> {
+    Signal::named(name.trim()).ok_or_else(|| {
+        let all = Signal::ALL.map(Signal::name).join(", ");
+        format!("{name:?} is no signal that pods are evicted by: {all} are")
+    })
+}
+
+fn amount(value: &str) -> Result<Threshold, String> {
+    Ok(match value.strip_suffix('%') {
+        Some("0") => Threshold::Off,
+        Some(percent) => match percent.parse::<i64>() {
+            Ok(percent @ 1..=99) => Threshold::Percent(percent),
+            _ => return Err(format!("{value:?} is no share of a hundred")),
+        },
+        None => match quantity(value)?.value() {
+            0 => Threshold::Off,
+            amount => Threshold::Amount(amount),
+        },
+    })
 }
 
 #[cfg(test)]
@@ -270,6 +334,8 @@ mod tests {
             (reserved("cpu").map(drop), "has no '='"),
             (reserved("gpu=1").map(drop), "cannot be reserved"),
             (reserved("cpu=x").map(drop), "no quantity"),
+            (grace("memory.available").map(drop), "has no '='"),
+            (grace("memory.available=soon").map(drop), "expected a duration"),
             (eviction("x<1").map(drop), "no signal"),
             (eviction("nodefs.available<200%").map(drop), "no share"),
         ] {
