@@ -21,6 +21,7 @@ pub(crate) fn settings() -> Arc<Settings> {
         token_signer,
         autoscalers,
         daemon_failures: Arc::default(),
+        noticed_taints: Arc::default(),
         zones: Arc::default(),
         cluster_cidr,
         node_cidr_mask: 24,

@@ -142,6 +142,8 @@ pub struct Settings {
     pub autoscalers: Arc<podautoscaler::Memory>,
     /// What the daemon set controller remembers of pods that failed.
     pub daemon_failures: Arc<daemonset::Failures>,
+    /// When taints were seen first.
+    pub noticed_taints: Arc<taint_eviction::Noticed>,
     /// How fast the nodes of each zone may lose their pods.
     pub zones: Arc<node_lifecycle::Zones>,
     /// Where pod addresses come from.

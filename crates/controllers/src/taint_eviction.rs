@@ -1,8 +1,13 @@
 //! Pods leave a node whose `NoExecute` taints they do not tolerate, at once or when their toleration runs out.
 //!
+//! A taint says since when it is there only where the node controller set it. Of others the moment counts in which they were seen first;
+//! it is remembered in memory only, so that after a restart the time of a toleration begins anew.
+//!
 //! Defined by "Taints and Tolerations" in the Kubernetes documentation; the controller is upstream's
 //! taint-eviction-controller.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use api::{Key, Object, resources};
@@ -27,6 +32,28 @@ pub const CONTROLLER: Descriptor = Descriptor {
     reconcile: |key, ctx| async move { reconcile(&key, &ctx).await }.boxed(),
 };
 
+/// When taints were seen first that do not say it themselves: by node, then by key, value and effect. Bounded: what is here is on a node now.
+#[derive(Debug, Default)]
+pub struct Noticed(Mutex<BTreeMap<String, BTreeMap<String, Timestamp>>>);
+
+impl Noticed {
+    /// Writes into each taint of a node since when it is there.
+    fn date(&self, node: &str, taints: &mut [Value], now: Timestamp) {
+        let mut nodes = self.0.lock().expect("no holder of the taints' lock panics");
+        let before = nodes.remove(node).unwrap_or_default();
+        let mut present = BTreeMap::new();
+        for taint in taints.iter_mut().filter(|taint| taint["timeAdded"].as_str().is_none()) {
+            let name = format!("{}={}:{}", taint["key"], taint["value"], taint["effect"]);
+            let since = before.get(&name).copied().unwrap_or(now);
+            taint["timeAdded"] = since.to_string().into();
+            present.insert(name, since);
+        }
+        if !present.is_empty() {
+            nodes.insert(node.to_owned(), present);
+        }
+    }
+}
+
 /// Called with the old state too: pods of a node that lost its taints are looked at once more.
 fn pods_of_tainted(informers: &Informers, node: &Object) -> Vec<Key> {
     if no_execute(&node.to_value()).is_empty() {
@@ -45,11 +72,11 @@ async fn reconcile(key: &Key, ctx: &Ctx) -> Result<Next, ReconcileError> {
     let Some(object) = ctx.cache(resources::PODS).get(key) else { return Ok(Next::OnChange) };
     let node = object.field(resources::PODS, "spec.nodeName").unwrap_or_default();
     let taints = ctx.cache(resources::NODES).get(&Key::new("", node)).map(|node| no_execute(&node.to_value()));
-    let taints = taints.unwrap_or_default();
+    let (mut taints, now) = (taints.unwrap_or_default(), ctx.clock.now());
+    ctx.settings.noticed_taints.date(node, &mut taints, now);
     if taints.is_empty() || object.is_deleting() {
         return Ok(Next::OnChange);
     }
-    let now = ctx.clock.now();
     match plan(&object.to_value(), &taints, now) {
         Plan::Stay => Ok(Next::OnChange),
         Plan::StayFor(time) => Ok(Next::After(time)),
@@ -174,5 +201,47 @@ mod tests {
         let end = check_converges(&CONTROLLER, settings(), &objects, &steps).await;
         let left: Vec<_> = end.list(resources::PODS).iter().map(|pod| pod["metadata"]["name"].clone()).collect();
         assert_eq!(left, ["stays"]);
+    }
+
+    /// A taint that a person had set says nothing of its time, and every look at a pod began its time anew: it stayed for ever.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_a_toleration_runs_from_when_the_taint_was_seen() {
+        let pod = |name: &str, seconds: i64| {
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n"},
+                "spec": {"nodeName": "a", "tolerations": [{"operator": "Exists", "tolerationSeconds": seconds}]},
+                "status": {"phase": "Running"}})
+        };
+        let taints = json!([{"key": "k", "effect": "NoExecute"}]);
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {"taints": taints}});
+        let count =
+            |wanted: usize| move |api: &control::harness::Api| assert_eq!(api.list(resources::PODS).len(), wanted);
+        let (both, one) = (count(2), count(1));
+        let steps = [
+            Step::Wait(Duration::from_secs(50)),
+            Step::Do(&both),
+            Step::Wait(Duration::from_secs(20)),
+            Step::Do(&one),
+            Step::Wait(Duration::from_secs(100)),
+        ];
+        let end = check_converges(&CONTROLLER, settings(), &[node, pod("soon", 60), pod("late", 3600)], &steps).await;
+        let left: Vec<_> = end.list(resources::PODS).iter().map(|pod| pod["metadata"]["name"].clone()).collect();
+        assert_eq!(left, ["late"]);
+    }
+
+    #[test]
+    fn what_a_node_lost_is_forgotten() {
+        let (noticed, now) = (Noticed::default(), NOW.parse().expect("a time"));
+        let later = now + Duration::from_secs(60);
+        let dated = |taints: Value, at: Timestamp| {
+            let mut taints = taints.as_array().expect("a list").clone();
+            noticed.date("a", &mut taints, at);
+            taints.first().map(|taint| taint["timeAdded"].as_str().expect("a time").to_owned())
+        };
+        let taint = || json!([{"key": "k", "effect": "NoExecute"}]);
+        assert_eq!(dated(taint(), now), Some(now.to_string()));
+        assert_eq!(dated(taint(), later), Some(now.to_string()));
+        assert_eq!(dated(json!([]), later), None);
+        assert!(noticed.0.lock().expect("nobody panicked").is_empty());
+        assert_eq!(dated(taint(), later), Some(later.to_string()));
     }
 }

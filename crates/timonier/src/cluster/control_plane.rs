@@ -158,6 +158,7 @@ fn controllers(plane: &Arc<ControlPlane>) -> Result<()> {
                 token_signer: Some(Arc::new(token_signer)),
                 autoscalers: Arc::default(),
                 daemon_failures: Arc::default(),
+                noticed_taints: Arc::default(),
                 zones: Arc::default(),
                 cluster_cidr: shared.base.settings.cluster_cidr,
                 node_cidr_mask: NODE_PREFIX,
