@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::application::{answering, deploy};
 use crate::machine::{DEADLINE, Machine, run, text};
+use crate::pods;
 use workload::image;
 
 /// The image that holds a sandbox's namespaces.
@@ -212,6 +213,51 @@ spec:
   volumes: [{name: data, emptyDir: {}}]
 "#;
 
+/// Starts a cluster whose node runs over it.
+fn up(machine: &Machine) {
+    let folder = Containerd::folder_of(machine);
+    machine.timonier(&format!(
+        "up --detach --container-runtime-endpoint unix://{} --cni-conf-dir {} --cni-bin-dir {}",
+        Containerd::socket(machine).display(),
+        folder.join("networks").display(),
+        folder.join("plugins").display(),
+    ));
+}
+
+/// What pods do over the embedded runtime they do over this one.
+#[test]
+fn pods_and_volumes_are_the_same_over_an_installed_containerd() {
+    let Some(programs) = installed() else {
+        eprintln!("NOT TESTED: no containerd with runc is installed; TIMONIER_TEST_CONTAINERD names its folder");
+        return;
+    };
+    let machine = Machine::new();
+    machine.ip("link set lo up");
+    let before = traces(&machine);
+    let containerd = Containerd::start(&machine, programs);
+    containerd.import();
+    up(&machine);
+    for scenario in [
+        pods::environment,
+        pods::identities,
+        pods::hosts_files,
+        pods::subpaths,
+        pods::ends,
+        pods::probes,
+        pods::hooks,
+        pods::changes,
+        pods::resizes,
+    ] {
+        scenario(&machine);
+        machine.kubectl("delete pods --all --timeout=60s");
+    }
+    machine.timonier("reset --yes");
+    assert_eq!(containerd.containers(), "", "containers are left");
+    drop(containerd);
+    let left: Vec<_> = traces(&machine).difference(&before).cloned().collect();
+    assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
 #[test]
 fn a_node_runs_over_an_installed_containerd() {
     let Some(programs) = installed() else {
@@ -224,13 +270,8 @@ fn a_node_runs_over_an_installed_containerd() {
     let before = traces(&machine);
     let mut containerd = Containerd::start(&machine, programs);
     containerd.import();
+    up(&machine);
     let folder = Containerd::folder_of(&machine);
-    machine.timonier(&format!(
-        "up --detach --container-runtime-endpoint unix://{} --cni-conf-dir {} --cni-bin-dir {}",
-        Containerd::socket(&machine).display(),
-        folder.join("networks").display(),
-        folder.join("plugins").display(),
-    ));
     let version = machine.kubectl("get node -o jsonpath={.items[0].status.nodeInfo.containerRuntimeVersion}");
     assert!(version.starts_with("containerd://"), "{version}");
     deploy(&machine);
