@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::application::{answering, deploy};
 use crate::machine::{DEADLINE, Machine, run, text};
-use crate::pods;
+use crate::{pods, storage, volumes};
 use workload::image;
 
 /// The image that holds a sandbox's namespaces.
@@ -247,9 +247,16 @@ fn pods_and_volumes_are_the_same_over_an_installed_containerd() {
         pods::hooks,
         pods::changes,
         pods::resizes,
+        volumes::files,
+        volumes::empty_directories,
+        volumes::many_config_maps,
+        volumes::propagation,
+        storage::made_by_hand,
+        storage::made_for_consumers,
+        storage::raw_disk,
     ] {
         scenario(&machine);
-        machine.kubectl("delete pods --all --timeout=60s");
+        machine.kubectl("delete replicasets,pods --all --timeout=60s");
     }
     machine.timonier("reset --yes");
     assert_eq!(containerd.containers(), "", "containers are left");

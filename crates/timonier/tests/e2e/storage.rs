@@ -1,9 +1,11 @@
 //! Persistent volumes: claims get them, data outlives pods and the process, and nothing is left when they go.
 
+use std::io::Read;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::application::start;
-use crate::machine::Machine;
+use crate::machine::{Machine, text};
 
 /// A set whose pods each have a claim and keep there how often they were started.
 const SET: &str = r#"
@@ -161,21 +163,18 @@ fn phase(machine: &Machine, object: &str, phase: &str) {
     machine.kubectl_until(&format!("get {object} -o jsonpath={{.status.phase}}"), |is| is == phase);
 }
 
-#[test]
-fn volumes_made_by_hand_are_bound_protected_and_kept() {
-    let machine = Machine::new();
-    start(&machine);
+pub(crate) fn made_by_hand(machine: &Machine) {
     let directory = machine.folder().join("by-hand");
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("file"), "kept\n").unwrap();
-    apply(&machine, &by_hand("kept", directory.to_str().unwrap(), "Retain"));
-    phase(&machine, "pvc/kept", "Bound");
-    phase(&machine, "pv/kept", "Bound");
+    apply(machine, &by_hand("kept", directory.to_str().unwrap(), "Retain"));
+    phase(machine, "pvc/kept", "Bound");
+    phase(machine, "pv/kept", "Bound");
     let annotations = machine.kubectl("get pvc kept -o jsonpath={.metadata.annotations}");
     assert!(annotations.contains("pv.kubernetes.io/bind-completed"), "{annotations}");
-    apply(&machine, &(user("writer", "kept", false) + "---" + &user("reader", "kept", true)));
-    ready(&machine, "writer");
-    ready(&machine, "reader");
+    apply(machine, &(user("writer", "kept", false) + "---" + &user("reader", "kept", true)));
+    ready(machine, "writer");
+    ready(machine, "reader");
     assert_eq!(machine.kubectl("exec reader -- cat /data/file"), "kept\n");
     machine.kubectl("exec writer -- touch /data/more");
     let refused = machine.try_kubectl(&["exec", "reader", "--", "touch", "/data/no"], "");
@@ -191,10 +190,10 @@ fn volumes_made_by_hand_are_bound_protected_and_kept() {
     assert!(directory.join("more").exists(), "the data stays");
 
     // Released, a volume waits for who made it.
-    apply(&machine, &by_hand("again", directory.to_str().unwrap(), "Retain"));
-    phase(&machine, "pvc/again", "Bound");
+    apply(machine, &by_hand("again", directory.to_str().unwrap(), "Retain"));
+    phase(machine, "pvc/again", "Bound");
     machine.kubectl("delete pvc again");
-    phase(&machine, "pv/again", "Released");
+    phase(machine, "pv/again", "Released");
     machine.kubectl("delete pv again");
     assert!(directory.join("file").exists());
 }
@@ -227,27 +226,24 @@ spec:
         spec: {accessModes: [ReadWriteOnce], storageClassName: local, resources: {requests: {storage: 1Mi}}}
 "#;
 
-#[test]
-fn volumes_are_made_for_their_first_consumer_and_removed_with_the_last() {
-    let machine = Machine::new();
-    start(&machine);
-    apply(&machine, &user("early", "late", false));
+pub(crate) fn made_for_consumers(machine: &Machine) {
+    apply(machine, &user("early", "late", false));
     let waits = "get pod early -o jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].message}";
     machine.kubectl_until(waits, |message| {
         message.starts_with("0/1 nodes are available: persistentvolumeclaim \"late\" not found.")
     });
-    apply(&machine, LATE);
-    ready(&machine, "early");
+    apply(machine, LATE);
+    ready(machine, "early");
     let events = machine.kubectl("get events --field-selector involvedObject.name=late -o jsonpath={.items[*].reason}");
     assert!(events.contains("ProvisioningSucceeded"), "{events}");
-    apply(&machine, &LATE.replace("name: late", "name: unused"));
+    apply(machine, &LATE.replace("name: late", "name: unused"));
     let first = "get events --field-selector involvedObject.name=unused -o jsonpath={.items[*].reason}";
     machine.kubectl_until(first, |reasons| reasons.contains("WaitForFirstConsumer"));
     assert_eq!(machine.kubectl("get pvc unused -o jsonpath={.status.phase}"), "Pending");
 
-    apply(&machine, SCRATCH);
-    ready(&machine, "scratch");
-    assert_eq!(directories(&machine).len(), 2);
+    apply(machine, SCRATCH);
+    ready(machine, "scratch");
+    assert_eq!(directories(machine).len(), 2);
     assert_eq!(machine.kubectl("get pvc -l of=scratch -o name"), "persistentvolumeclaim/scratch-data\n");
     machine.kubectl("delete pod scratch early");
     machine.kubectl_until("get pvc -l of=scratch -o name", str::is_empty);
@@ -258,10 +254,92 @@ fn volumes_are_made_for_their_first_consumer_and_removed_with_the_last() {
     machine
         .kubectl_args(&["patch", "pv", &volume, "-p", r#"{"spec": {"persistentVolumeReclaimPolicy": "Retain"}}"#], "");
     machine.kubectl("delete pvc late unused");
-    phase(&machine, &format!("pv/{volume}"), "Released");
+    phase(machine, &format!("pv/{volume}"), "Released");
     machine.kubectl(&format!("delete pv {volume}"));
-    assert_eq!(directories(&machine).len(), 1, "the data of a volume that is kept is its owner's");
+    assert_eq!(directories(machine).len(), 1, "the data of a volume that is kept is its owner's");
     let traces = machine.traces();
     let mounts: Vec<_> = traces.iter().filter(|trace| trace.contains("/volumes/")).collect();
     assert!(mounts.is_empty(), "{mounts:#?}");
+}
+
+/// A disk as it is, without a file system.
+pub(crate) fn raw_disk(machine: &Machine) {
+    let file = machine.folder().join("disk");
+    std::fs::File::create(&file).unwrap().set_len(8 << 20).unwrap();
+    let made = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let device = Device(text(&made.stdout).trim().to_owned());
+    let node = machine.kubectl("get nodes -o jsonpath={.items[0].metadata.name}");
+    let manifest = format!(
+        r#"
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: raw}}
+spec:
+  capacity: {{storage: 8Mi}}
+  accessModes: [ReadWriteOnce]
+  volumeMode: Block
+  storageClassName: raw
+  local: {{path: {device}}}
+  nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{node}]}}]}}]}}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: raw}}
+spec: {{accessModes: [ReadWriteOnce], volumeMode: Block, storageClassName: raw, resources: {{requests: {{storage: 1Mi}}}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: raw}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: example.test/web:1
+    command: [sleep, "3600"]
+    volumeDevices: [{{name: disk, devicePath: /dev/data}}]
+  volumes: [{{name: disk, persistentVolumeClaim: {{claimName: raw}}}}]
+"#,
+        device = device.0
+    );
+    apply(machine, &manifest);
+    ready(machine, "raw");
+    let script = "stat -c %F /dev/data; printf 'on the disk' > /dev/data; head -c 11 /dev/data";
+    assert_eq!(machine.kubectl_args(&["exec", "raw", "--", "sh", "-c", script], ""), "block special file\non the disk");
+    machine.kubectl("delete pod/raw pvc/raw --timeout=60s");
+    machine.kubectl("delete pv raw --timeout=60s");
+    // What the kernel has not written yet is seen through the device.
+    let mut begin = [0; 11];
+    std::fs::File::open(&device.0).unwrap().read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"on the disk");
+}
+
+/// A loop device, let go of with the test.
+struct Device(String);
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_disk_without_a_file_system_is_a_device_of_the_container() {
+    let machine = Machine::new();
+    start(&machine);
+    raw_disk(&machine);
+}
+
+#[test]
+fn volumes_made_by_hand_are_bound_protected_and_kept() {
+    let machine = Machine::new();
+    start(&machine);
+    made_by_hand(&machine);
+}
+
+#[test]
+fn volumes_are_made_for_their_first_consumer_and_removed_with_the_last() {
+    let machine = Machine::new();
+    start(&machine);
+    made_for_consumers(&machine);
 }

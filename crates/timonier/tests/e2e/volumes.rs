@@ -1,9 +1,11 @@
 //! Volumes that live as long as their pod: config maps, secrets, the downward API, projections of them, and empty directories.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use crate::application::start;
-use crate::machine::Machine;
+use crate::machine::{Machine, run};
 
 fn apply(machine: &Machine, manifest: &str) {
     machine.kubectl_args(&["apply", "-f", "-"], manifest);
@@ -105,12 +107,9 @@ spec:
 "#;
 
 /// Conformance: ConfigMap, Secrets, Downward API volume, Projected, Subpath.
-#[test]
-fn files_come_from_their_objects_and_follow_them() {
-    let machine = Machine::new();
-    start(&machine);
-    apply(&machine, SOURCES);
-    apply(&machine, FILES);
+pub(crate) fn files(machine: &Machine) {
+    apply(machine, SOURCES);
+    apply(machine, FILES);
     machine.kubectl("wait --for=condition=Ready pod/files --timeout=60s");
 
     let content = "for f in map/a again/b map/bytes mapped/deep/path mapped/open secret/a secret/b picked/of/b \
@@ -145,15 +144,15 @@ fn files_come_from_their_objects_and_follow_them() {
     for line in expected {
         assert!(line == bytes || printed.lines().any(|printed| printed == line), "no {line:?} in\n{printed}");
     }
-    assert_eq!(shell(&machine, "files", "wc -c /map/bytes").split(' ').next(), Some("4"));
+    assert_eq!(shell(machine, "files", "wc -c /map/bytes").split(' ').next(), Some("4"));
     assert_eq!(
-        shell(&machine, "files", "ls /picked/of /optional /mapped/deep"),
+        shell(machine, "files", "ls /picked/of /optional /mapped/deep"),
         "/mapped/deep:\npath\n\n/optional:\n\n/picked/of:\nb\n"
     );
 
     // A group owns the files, so that it is added to what may be read.
     let modes = shell(
-        &machine,
+        machine,
         "files",
         "cd /; stat -L -c '%n %a %g' map/a mapped/deep/path mapped/open secret/a picked/of/b downward/name downward/labels \
          all/map/a all/secret/a",
@@ -164,11 +163,11 @@ fn files_come_from_their_objects_and_follow_them() {
 
     // What has no limit has the node's.
     let node = machine.kubectl("get nodes -o jsonpath={.items[0].status.allocatable.cpu}");
-    let cpu = shell(&machine, "files", "cat /downward/node-cpu; echo; cat /all/node-cpu");
+    let cpu = shell(machine, "files", "cat /downward/node-cpu; echo; cat /all/node-cpu");
     let milli: i64 = node.trim_end_matches('m').parse::<i64>().unwrap() * if node.ends_with('m') { 1 } else { 1000 };
     assert_eq!(cpu.lines().collect::<Vec<_>>(), [milli.to_string(), milli.to_string()]);
-    assert!(shell(&machine, "files", "cat /downward/node-memory").trim().parse::<i64>().unwrap() > 1 << 20);
-    follow(&machine);
+    assert!(shell(machine, "files", "cat /downward/node-memory").trim().parse::<i64>().unwrap() > 1 << 20);
+    follow(machine);
 }
 
 /// Every change of an object is seen in the files; what is optional comes and goes.
@@ -219,11 +218,8 @@ spec:
 "#;
 
 /// Conformance: EmptyDir volumes.
-#[test]
-fn empty_directories_are_shared_by_containers_and_open_to_all_users() {
-    let machine = Machine::new();
-    start(&machine);
-    apply(&machine, EMPTY);
+pub(crate) fn empty_directories(machine: &Machine) {
+    apply(machine, EMPTY);
     machine.kubectl("wait --for=condition=Ready pod/empty --timeout=60s");
     let inside = |container: &str, script: &str| {
         machine.kubectl_args(&["exec", "empty", "-c", container, "--", "sh", "-c", script], "")
@@ -253,10 +249,7 @@ fn empty_directories_are_shared_by_containers_and_open_to_all_users() {
 }
 
 /// Conformance: "EmptyDir wrapper volumes should not cause race condition when used for configmaps".
-#[test]
-fn many_config_maps_in_several_pods_at_once_are_no_race() {
-    let machine = Machine::new();
-    start(&machine);
+pub(crate) fn many_config_maps(machine: &Machine) {
     let maps: String = (0..50)
         .map(|number| {
             format!(
@@ -264,13 +257,13 @@ fn many_config_maps_in_several_pods_at_once_are_no_race() {
             )
         })
         .collect();
-    apply(&machine, &maps);
+    apply(machine, &maps);
     let volumes: String =
         (0..50).map(|number| format!("      - {{name: v{number}, configMap: {{name: racey-{number}}}}}\n")).collect();
     let mounts: String =
         (0..50).map(|number| format!("        - {{name: v{number}, mountPath: /etc/config-{number}}}\n")).collect();
     apply(
-        &machine,
+        machine,
         &format!(
             "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {{name: racey}}\nspec:\n  replicas: 5\n  selector: {{matchLabels: \
              {{app: racey}}}}\n  template:\n    metadata: {{labels: {{app: racey}}}}\n    spec:\n      \
@@ -280,5 +273,80 @@ fn many_config_maps_in_several_pods_at_once_are_no_race() {
     );
     machine.kubectl_until("get replicaset racey -o jsonpath={.status.readyReplicas}", |ready| ready == "5");
     let pod = machine.kubectl("get pods -l app=racey -o jsonpath={.items[0].metadata.name}");
-    assert_eq!(shell(&machine, &pod, "cat /etc/config-*/data-1").matches("value-1").count(), 50);
+    assert_eq!(shell(machine, &pod, "cat /etc/config-*/data-1").matches("value-1").count(), 50);
+}
+
+/// Mounts that are made while pods run: by the machine, and by a pod that may.
+pub(crate) fn propagation(machine: &Machine) {
+    let folder = machine.folder().join("shared");
+    std::fs::create_dir_all(folder.join("by-host")).unwrap();
+    std::fs::create_dir_all(folder.join("by-pod")).unwrap();
+    let mounted = Mounted(vec![folder.clone(), folder.join("by-host"), folder.join("by-pod")]);
+    run(Command::new("mount").arg("--bind").args([&folder, &folder]));
+    run(Command::new("mount").arg("--make-shared").arg(&folder));
+    let pod = |name: &str, propagation: &str, privileged: bool| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+             containers: [{{name: c, image: \"example.test/web:1\", command: [sleep, \"3600\"], \
+             securityContext: {{privileged: {privileged}}}, \
+             volumeMounts: [{{name: v, mountPath: /v, mountPropagation: {propagation}}}]}}]\n  \
+             volumes: [{{name: v, hostPath: {{path: {}}}}}]\n---\n",
+            folder.display()
+        )
+    };
+    apply(
+        machine,
+        &(pod("gives", "Bidirectional", true) + &pod("takes", "HostToContainer", false) + &pod("alone", "None", false)),
+    );
+    machine.kubectl("wait --for=condition=Ready pod/gives pod/takes pod/alone --timeout=60s");
+    shell(machine, "gives", "mount -t tmpfs made /v/by-pod && touch /v/by-pod/seen");
+    run(Command::new("mount").args(["-t", "tmpfs", "made"]).arg(folder.join("by-host")));
+    std::fs::write(folder.join("by-host/seen"), "").unwrap();
+    assert!(folder.join("by-pod/seen").exists(), "the machine sees what the pod mounted");
+    let list = "ls /v/by-pod /v/by-host";
+    let both = "/v/by-host:\nseen\n\n/v/by-pod:\nseen\n";
+    assert_eq!(shell(machine, "gives", list), both);
+    assert_eq!(shell(machine, "takes", list), both);
+    assert_eq!(shell(machine, "alone", list), "/v/by-host:\n\n/v/by-pod:\n");
+    machine.kubectl("delete pod gives takes alone --timeout=60s");
+    drop(mounted);
+}
+
+/// Mounts of the machine that go when the test does.
+struct Mounted(Vec<PathBuf>);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            let _ = Command::new("umount").arg(path).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+#[test]
+fn mounts_are_seen_by_those_who_asked_for_it() {
+    let machine = Machine::new();
+    start(&machine);
+    propagation(&machine);
+}
+
+#[test]
+fn files_come_from_their_objects_and_follow_them() {
+    let machine = Machine::new();
+    start(&machine);
+    files(&machine);
+}
+
+#[test]
+fn empty_directories_are_shared_by_containers_and_open_to_all_users() {
+    let machine = Machine::new();
+    start(&machine);
+    empty_directories(&machine);
+}
+
+#[test]
+fn many_config_maps_in_several_pods_at_once_are_no_race() {
+    let machine = Machine::new();
+    start(&machine);
+    many_config_maps(&machine);
 }
