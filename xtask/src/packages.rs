@@ -22,6 +22,11 @@ const TEST: &[Need] = &[
     Need { program: "runc", packages: &["runc"], why: "a test runs pods with an installed OCI runtime" },
     Need { program: "crun", packages: &["crun"], why: "a test runs pods with an installed OCI runtime" },
     Need {
+        program: "/usr/lib/cni/bridge",
+        packages: &["containernetworking-plugins"],
+        why: "a test gives pods their network by plugins of others",
+    },
+    Need {
         program: "/usr/lib/python3/dist-packages/kubernetes",
         packages: &["python3-kubernetes"],
         why: "tests drive the API with the Python client",

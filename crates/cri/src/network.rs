@@ -56,6 +56,10 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn attach(&self, request: &AttachRequest) -> Result<Vec<IpAddr>, NetworkError>;
     /// Removes what `attach` made and frees the addresses; nothing happens where nothing is.
     async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError>;
+    /// Whether pods could be attached now; the error says what is missing.
+    async fn status(&self) -> Result<(), NetworkError> {
+        Ok(())
+    }
     /// The sandboxes that are attached, where the network keeps a list of them.
     async fn attached(&self) -> Result<Vec<String>, NetworkError> {
         Ok(Vec::new())

@@ -13,6 +13,7 @@ mod difference;
 mod fingerprint;
 pub mod host_ports;
 pub mod overlay;
+pub mod plugins;
 pub mod pods;
 pub mod policy;
 pub mod proxy;
@@ -41,6 +42,9 @@ pub enum RemoveError {
     /// The kernel refused.
     #[error("cannot remove the node's network")]
     Net(#[from] NetError),
+    /// Plugins did not take back what they gave.
+    #[error("cannot take back what network plugins gave")]
+    Plugins(#[from] plugins::PluginsError),
     /// The files that hold addresses could not be removed.
     #[error("cannot remove {path}")]
     State {
@@ -65,6 +69,7 @@ pub async fn remove_all(net: &dyn Net, state_dir: &Path) -> Result<(), RemoveErr
             net.remove_link(&link.name).await?;
         }
     }
+    plugins::remove_all(state_dir).await?;
     overlay::remove(net).await?;
     net.remove_link(BRIDGE).await?;
     match tokio::fs::remove_dir_all(state_dir).await {

@@ -214,7 +214,13 @@ impl Runtime for Embedded {
             status: true,
             ..v1::RuntimeCondition::default()
         };
-        Ok(v1::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] })
+        let mut network = ready("NetworkReady");
+        if let Err(error) = self.config.network.status().await {
+            network.status = false;
+            network.reason = "NetworkPluginNotReady".to_owned();
+            network.message = format!("Network plugin returns error: {}", base::chain(&*error.source));
+        }
+        Ok(v1::RuntimeStatus { conditions: vec![ready("RuntimeReady"), network] })
     }
 
     async fn run_pod_sandbox(

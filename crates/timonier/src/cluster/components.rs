@@ -10,7 +10,8 @@ use api::{Key, Object};
 use base::Stop;
 use control::{Client, Informers, WatchScope};
 use ipnet::Ipv4Net;
-use network::overlay::{Overlay, OverlayConfig, Own};
+use network::overlay::{Mode, Overlay, OverlayConfig, Own};
+use network::plugins::{Plugins, PluginsConfig, make_anchor};
 use network::{PodNetworkBuiltIn, PodNetworkConfig};
 use tokio::sync::{oneshot, watch};
 
@@ -68,6 +69,10 @@ impl Ground {
 /// The runtime that is installed, or else the embedded one.
 async fn open_runtime(base: &Arc<Base>, network: LateNetwork) -> Result<Arc<dyn cri::Runtime>> {
     match &base.node.container_runtime_endpoint {
+        // It finds the plugins by itself.
+        Some(endpoint) if base.settings.pod_network.mode().is_none() => {
+            Ok(Arc::new(cri::Remote::new(endpoint).context("cannot use --container-runtime-endpoint")?))
+        }
         Some(endpoint) => super::external_runtime::open(base, endpoint, &network),
         None => open_embedded(base, network).await,
     }
@@ -163,6 +168,8 @@ enum NetworkError {
     #[error(transparent)]
     Start(#[from] network::StartError),
     #[error(transparent)]
+    Plugins(#[from] network::plugins::PluginsError),
+    #[error(transparent)]
     Proxy(#[from] linux::net::NetError),
     #[error(transparent)]
     Dns(#[from] edge::dns::DnsError),
@@ -176,36 +183,66 @@ fn node_network(ground: &Arc<Ground>, bring: Bring) {
         let (ground, bring) = (shared.clone(), bring.clone());
         async move {
             let Some(pod_cidr) = stop.or_stopped(pod_cidr(&ground)).await else { return Ok(()) };
-            let (base, pod_cidr) = (&ground.base, pod_cidr?);
-            let mode = base.settings.pod_network.mode();
-            let mtu = network::overlay::pod_mtu(base.net.as_ref(), base.node_ip, mode).await?;
-            let (gate, asks) = network::policy::gate();
-            let config = PodNetworkConfig {
-                net: base.net.clone(),
-                state_dir: base.data.path("network"),
-                pod_cidr,
-                cluster_cidr: base.settings.cluster_cidr,
-                service_cidr: base.settings.service_cidr,
-                cluster_dns: Some(base.settings.dns_ip()),
-                mtu: Some(mtu),
-                policies: Some(gate),
-            };
-            let pods = Arc::new(PodNetworkBuiltIn::start(config).await?);
-            let guarded = async { Ok(network_policies(&ground, pods.attached(), asks, stop.clone()).await?) };
-            bring.send_replace(Some(pods.clone()));
-            let own = Own { name: base.node_name.clone(), address: base.node_ip, pod_cidr, mode, mtu };
-            let overlay = OverlayConfig { net: base.net.clone(), informers: ground.informers.clone(), own };
-            let kept = async { Ok::<_, NetworkError>(pods.keep(stop.clone()).await?) };
-            let joined = async {
-                Overlay::new(overlay).run(stop.clone()).await;
-                Ok::<_, NetworkError>(())
-            };
-            let proxied = async { Ok(proxy(&ground, stop.clone()).await?) };
-            let answered = async { Ok(dns(&ground, stop.clone()).await?) };
-            tokio::try_join!(kept, joined, guarded, proxied, answered)?;
-            Ok::<_, NetworkError>(())
+            match ground.base.settings.pod_network.mode() {
+                Some(mode) => built_in_network(&ground, &bring, pod_cidr?, mode, stop).await,
+                None => plugins_network(&ground, &bring, pod_cidr?, stop).await,
+            }
         }
     });
+}
+
+async fn built_in_network(
+    ground: &Ground,
+    bring: &Bring,
+    pod_cidr: Ipv4Net,
+    mode: Mode,
+    stop: Stop,
+) -> Result<(), NetworkError> {
+    let base = &ground.base;
+    let mtu = network::overlay::pod_mtu(base.net.as_ref(), base.node_ip, mode).await?;
+    let (gate, asks) = network::policy::gate();
+    let config = PodNetworkConfig {
+        net: base.net.clone(),
+        state_dir: base.data.path("network"),
+        pod_cidr,
+        cluster_cidr: base.settings.cluster_cidr,
+        service_cidr: base.settings.service_cidr,
+        cluster_dns: Some(base.settings.dns_ip()),
+        mtu: Some(mtu),
+        policies: Some(gate),
+    };
+    let pods = Arc::new(PodNetworkBuiltIn::start(config).await?);
+    let guarded = async { Ok(network_policies(ground, pods.attached(), asks, stop.clone()).await?) };
+    bring.send_replace(Some(pods.clone()));
+    let own = Own { name: base.node_name.clone(), address: base.node_ip, pod_cidr, mode, mtu };
+    let overlay = OverlayConfig { net: base.net.clone(), informers: ground.informers.clone(), own };
+    let kept = async { Ok::<_, NetworkError>(pods.keep(stop.clone()).await?) };
+    let joined = async {
+        Overlay::new(overlay).run(stop.clone()).await;
+        Ok::<_, NetworkError>(())
+    };
+    let proxied = async { Ok(proxy(ground, stop.clone()).await?) };
+    let answered = async { Ok(dns(ground, stop.clone()).await?) };
+    tokio::try_join!(kept, joined, guarded, proxied, answered)?;
+    Ok(())
+}
+
+/// Pods hang on links of installed plugins, which see to their policies and to the ways between nodes too.
+async fn plugins_network(ground: &Ground, bring: &Bring, pod_cidr: Ipv4Net, stop: Stop) -> Result<(), NetworkError> {
+    let (base, settings) = (&ground.base, &ground.base.settings);
+    make_anchor(base.net.as_ref(), base.node_ip, settings.service_cidr, settings.dns_ip()).await?;
+    let plugins = Plugins::open(PluginsConfig {
+        net: base.net.clone(),
+        configuration_dir: base.node.cni_conf_dir.clone(),
+        program_dir: base.node.cni_bin_dir.clone(),
+        state_dir: base.data.path("network"),
+        pod_cidr: Some(pod_cidr),
+    })?;
+    bring.send_replace(Some(Arc::new(plugins)));
+    let proxied = async { Ok::<_, NetworkError>(proxy(ground, stop.clone()).await?) };
+    let answered = async { Ok(dns(ground, stop.clone()).await?) };
+    tokio::try_join!(proxied, answered)?;
+    Ok(())
 }
 
 /// The range that the node was given, as soon as it has one.

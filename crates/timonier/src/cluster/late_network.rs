@@ -49,6 +49,15 @@ impl PodNetwork for LateNetwork {
         self.there("detach", sandbox_id).await?.detach(sandbox_id).await
     }
 
+    /// One that is not there yet is no reason to keep pods away: they wait.
+    async fn status(&self) -> Result<(), NetworkError> {
+        let network = self.0.borrow().clone();
+        match network {
+            Some(network) => network.status().await,
+            None => Ok(()),
+        }
+    }
+
     async fn attached(&self) -> Result<Vec<String>, NetworkError> {
         self.there("look at", "").await?.attached().await
     }

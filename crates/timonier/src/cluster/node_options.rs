@@ -23,7 +23,7 @@ pub(crate) struct NodeOptions {
     /// The socket of an installed container runtime, such as unix:///run/containerd/containerd.sock [default: the embedded one].
     #[arg(long, value_name = "SOCKET")]
     pub(crate) container_runtime_endpoint: Option<String>,
-    /// Where an installed container runtime looks for its network's configuration.
+    /// Where an installed container runtime, or with --pod-network cni the embedded one, looks for its network's configuration.
     #[arg(long, value_name = "FOLDER", default_value = "/etc/cni/net.d")]
     pub(crate) cni_conf_dir: PathBuf,
     /// Where it looks for network plugins.

@@ -19,13 +19,17 @@ pub(crate) enum PodNetwork {
     Vxlan,
     /// As they are, by a route to each node: faster, but all nodes must share a link.
     HostRoutes,
+    /// As installed network plugins see to it: see --cni-conf-dir and --cni-bin-dir of each node.
+    Cni,
 }
 
 impl PodNetwork {
-    pub(crate) fn mode(self) -> Mode {
+    /// None where it is not ours.
+    pub(crate) fn mode(self) -> Option<Mode> {
         match self {
-            Self::Vxlan => Mode::Vxlan,
-            Self::HostRoutes => Mode::HostRoutes,
+            Self::Vxlan => Some(Mode::Vxlan),
+            Self::HostRoutes => Some(Mode::HostRoutes),
+            Self::Cni => None,
         }
     }
 }

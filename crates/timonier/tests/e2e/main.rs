@@ -23,6 +23,7 @@ mod network;
 mod node;
 mod nodes;
 mod operations;
+mod plugins;
 mod pods;
 mod policy;
 mod proxy;
