@@ -46,12 +46,16 @@ pub(crate) fn status(view: &View<'_>, place: &Place<'_>) -> PodStatus {
         None => (None, None),
     };
     let ips = pod_ips(view, place, &known);
+    // A pod that was not let in has no containers to tell of: with them `kubectl` would show it as one that starts.
+    let told = known.container_statuses.as_ref().is_some_and(|list| !list.is_empty());
+    let never_let_in = phase == "Failed" && !told && view.observed.containers.is_empty();
+    let (main, init) = if never_let_in { (Vec::new(), Vec::new()) } else { (main, init) };
     PodStatus {
         phase: Some(phase.to_owned()),
         reason,
         message,
         conditions: Some(conditions),
-        container_statuses: Some(main),
+        container_statuses: Some(main).filter(|list| !list.is_empty()),
         init_container_statuses: Some(init).filter(|list| !list.is_empty()),
         ephemeral_container_statuses: Some(ephemeral).filter(|list| !list.is_empty()),
         host_ip: place.host_ips.first().map(ToString::to_string),

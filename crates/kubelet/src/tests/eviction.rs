@@ -51,6 +51,8 @@ async fn with_too_little_memory_the_node_says_so_and_its_pods_go() {
     cluster.phase("best-effort", "Failed").await;
     let status = cluster.get("best-effort").unwrap()["status"].clone();
     assert_eq!(status["message"], "Pod was rejected: The node had condition: [MemoryPressure]. ");
+    // `kubectl` showed it as ContainerCreating for good.
+    assert_eq!(status["containerStatuses"], Value::Null);
     kubelet.end().await;
 }
 

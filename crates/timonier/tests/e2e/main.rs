@@ -16,6 +16,7 @@ mod crash;
 mod cri;
 mod custom;
 mod errors;
+mod faults;
 mod ingress;
 mod kubectl;
 mod kubectls;

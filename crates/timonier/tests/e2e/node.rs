@@ -17,7 +17,7 @@ fn sha(bytes: &[u8]) -> String {
 }
 
 /// The test's image as a registry has it, by path.
-fn content(machine: &Machine) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn content(machine: &Machine) -> BTreeMap<String, Vec<u8>> {
     let archive = image::archive(machine.folder()).unwrap();
     let folder = machine.folder().join("unpacked");
     std::fs::create_dir(&folder).unwrap();

@@ -38,6 +38,16 @@ impl Cluster {
         &self.machines[0]
     }
 
+    /// The agent of that number.
+    pub(crate) fn agent(&self, number: usize) -> &Machine {
+        &self.machines[number]
+    }
+
+    /// Starts the server again.
+    pub(crate) fn start_server(&self, flags: &str) {
+        self.server().timonier(&format!("up --detach --node-name n0 --node-monitor-grace-period 15s{flags}"));
+    }
+
     /// One more machine; returns when it is ready.
     fn join(&mut self, flags: &str) {
         let number = u32::try_from(self.machines.len()).unwrap();
