@@ -78,9 +78,10 @@ impl Program {
                 // One that does not read its input may end well all the same.
                 let _ = stdin.write_all(self.input.as_bytes()).await;
             }
+            Ok(())
         };
         let talk = async {
-            let ((), output, complaint) = tokio::try_join!(async { Ok(write.await) }, read(stdout), read(stderr))?;
+            let ((), output, complaint) = tokio::try_join!(write, read(stdout), read(stderr))?;
             let status = child.wait().await.map_err(failed)?;
             Ok((status, output, complaint))
         };

@@ -249,7 +249,10 @@ fn answer(mut stream: TcpStream, port: u16, content: &std::collections::BTreeMap
             b"",
         ),
         "broken" => {
-            send("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(), b"")
+            send(
+                "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
+                b"",
+            );
         }
         "nonsense" => send("\u{1}\u{2}\u{3}nothing like HTTP\r\n\r\n".to_owned(), b""),
         _ => send(ok(body.len()), body),
