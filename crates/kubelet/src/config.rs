@@ -49,6 +49,7 @@ pub(crate) fn sandbox(
                 ..Default::default()
             }),
             sysctls: sysctls(context),
+            resources: resources::whole_pod(pod),
             ..Default::default()
         }),
         ..Default::default()

@@ -109,8 +109,15 @@ pub(crate) fn bytes(quantity: &Quantity) -> Option<i64> {
     parse(quantity).map(|quantity| clamp(quantity.value()))
 }
 
-/// The quality of service of a pod.
+/// The quality of service of a pod: what the API says, which knows of resources of the pod as a whole too, or else what its
+/// containers ask for.
 pub(crate) fn qos(pod: &Pod) -> Qos {
+    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        Some("Guaranteed") => return Qos::Guaranteed,
+        Some("Burstable") => return Qos::Burstable,
+        Some("BestEffort") => return Qos::BestEffort,
+        _ => {}
+    }
     let mut any = false;
     let mut guaranteed = true;
     for (_, container) in identity::containers(pod).filter(|(role, _)| *role != identity::Role::Ephemeral) {
@@ -163,14 +170,24 @@ pub(crate) fn pod_request(pod: &Pod) -> (i64, i64) {
 /// The cgroup settings of a container.
 pub(crate) fn linux(pod: &Pod, container: &Container, capacity: Capacity) -> v1::LinuxContainerResources {
     let (cpu_request, _) = request(container);
-    let cpu_limit = milli(limits(container), "cpu").filter(|limit| *limit > 0);
+    let oom_score_adj = oom_score_adj(pod, container, capacity);
+    v1::LinuxContainerResources { oom_score_adj, ..group(cpu_request.unwrap_or(0), limits(container)) }
+}
+
+/// The settings of the pod's own control group, where the pod says what it gets as a whole.
+pub(crate) fn whole_pod(pod: &Pod) -> Option<v1::LinuxContainerResources> {
+    let own = pod.spec.as_ref()?.resources.as_ref()?;
+    Some(group(pod_request(pod).0, Some(&own.limits)))
+}
+
+fn group(milli_cpu: i64, limits: Option<&List>) -> v1::LinuxContainerResources {
+    let cpu_limit = milli(limits, "cpu").filter(|limit| *limit > 0);
     v1::LinuxContainerResources {
         cpu_period: PERIOD_MICROSECONDS,
         cpu_quota: cpu_limit
             .map_or(0, |limit| (limit.saturating_mul(PERIOD_MICROSECONDS) / 1000).max(QUOTA_MICROSECONDS_MIN)),
-        cpu_shares: (cpu_request.unwrap_or(0).saturating_mul(1024) / 1000).max(SHARES_MIN),
-        memory_limit_in_bytes: whole(limits(container), "memory").unwrap_or(0),
-        oom_score_adj: oom_score_adj(pod, container, capacity),
+        cpu_shares: (milli_cpu.saturating_mul(1024) / 1000).max(SHARES_MIN),
+        memory_limit_in_bytes: whole(limits, "memory").unwrap_or(0),
         ..Default::default()
     }
 }
@@ -254,6 +271,26 @@ mod tests {
                 "{resources}"
             );
         }
+    }
+
+    /// A pod that asks for memory as a whole counted as one that asks for nothing, and was the first to be killed.
+    #[test]
+    fn the_class_is_the_one_that_the_api_has() {
+        let pod = pod(
+            r#"{"spec":{"resources":{"requests":{"memory":"1Mi"}},"containers":[{"name":"a"}]},"status":{"qosClass":"Burstable"}}"#,
+        );
+        assert_eq!(qos(&pod), Qos::Burstable);
+        assert_eq!(oom_score_adj(&pod, &pod.spec.as_ref().unwrap().containers[0], CAPACITY), 999);
+    }
+
+    #[test]
+    fn a_pod_that_says_what_it_gets_as_a_whole_has_a_group_with_these_limits() {
+        let pod = pod(
+            r#"{"spec":{"resources":{"requests":{"cpu":"250m"},"limits":{"cpu":"500m","memory":"48Mi"}},"containers":[{"name":"a"}]}}"#,
+        );
+        let group = whole_pod(&pod).unwrap();
+        assert_eq!((group.cpu_shares, group.cpu_quota, group.memory_limit_in_bytes), (256, 50_000, 48 << 20));
+        assert_eq!(whole_pod(&with("{}")), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cri::{AttachRequest, ContainerChange, PortMapping, RuntimeError, v1};
+use linux::cgroup::Limits;
 use prost::Message;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
@@ -104,6 +105,11 @@ impl Embedded {
     }
 
     async fn bring_up(&self, sandbox: &Arc<Sandbox>) -> Result<(), RuntimeError> {
+        if let Some(limits) = limits_of_pod(&sandbox.config) {
+            let (cgroups, group) = (self.cgroups.clone(), sandbox.record.cgroup.clone());
+            let made = blocking(move || cgroups.create(&group, &limits).map_err(std::io::Error::other)).await;
+            made.map_err(failed("limit what the pod uses as a whole"))?;
+        }
         let shim = self.start_shim(sandbox).await?;
         self.follow(sandbox).await.map_err(failed("watch the pod's shim"))?;
         let addresses = match sandbox.record.network {
@@ -552,6 +558,18 @@ pub(super) fn remove_tree(directory: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         done => done,
     }
+}
+
+/// What the pod's own control group is limited to, where it is.
+fn limits_of_pod(config: &v1::PodSandboxConfig) -> Option<Limits> {
+    let wanted = config.linux.as_ref()?.resources.as_ref()?;
+    Some(Limits {
+        cpu_shares: u64::try_from(wanted.cpu_shares).ok().filter(|shares| *shares > 0),
+        cpu_quota: Some(wanted.cpu_quota).filter(|quota| *quota > 0),
+        cpu_period: u64::try_from(wanted.cpu_period).ok().filter(|period| *period > 0),
+        memory_bytes: Some(wanted.memory_limit_in_bytes).filter(|bytes| *bytes > 0),
+        ..Limits::default()
+    })
 }
 
 #[cfg(test)]

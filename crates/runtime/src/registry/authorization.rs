@@ -35,7 +35,7 @@ pub fn challenges(header: &str) -> Vec<Challenge> {
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let (word, after) = token(rest);
-        if word.is_empty() || found.len() > CHALLENGES_MAX {
+        if word.is_empty() {
             return found;
         }
         let padded = after.trim_start_matches([' ', '\t']);
@@ -49,6 +49,9 @@ pub fn challenges(header: &str) -> Vec<Challenge> {
             }
             (Some(_), None) => return found,
             (None, _) => {
+                if found.len() == CHALLENGES_MAX {
+                    return found;
+                }
                 found.push(Challenge { scheme: word.to_ascii_lowercase(), ..Challenge::default() });
                 rest = after;
             }
@@ -200,5 +203,14 @@ mod tests {
     #[test]
     fn values_are_encoded() {
         assert_eq!(encode("repository:a/b:pull"), "repository%3Aa%2Fb%3Apull");
+    }
+
+    /// One more was let in than the limit says.
+    #[test]
+    fn there_are_only_so_many_challenges_and_the_last_has_its_parameters() {
+        let header: String = (0..40).map(|number| format!("scheme{number} realm=\"{number}\", ")).collect();
+        let found = challenges(&header);
+        assert_eq!(found.len(), CHALLENGES_MAX);
+        assert_eq!(found[CHALLENGES_MAX - 1].parameters["realm"], "15");
     }
 }

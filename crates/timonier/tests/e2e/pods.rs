@@ -569,6 +569,27 @@ pub(crate) fn resizes(machine: &Machine) {
     assert_eq!((&sub["spec"], &sub["metadata"]["uid"]), (&main["spec"], &main["metadata"]["uid"]));
 }
 
+/// What a pod gets as a whole is its control group's, whatever its containers ask for.
+fn whole_pods(machine: &Machine) {
+    let resources = json!({"limits": {"cpu": "500m", "memory": "48Mi"}});
+    let containers = ["a", "b"].map(|name| json!({"name": name, "script": "exec sleep 3600"}));
+    apply(machine, &[pod("whole", json!({"resources": resources, "containers": containers}))]);
+    machine.kubectl("wait --for=condition=Ready pod/whole --timeout=60s");
+    assert_eq!(get(machine, "pod whole", ".status.qosClass"), "Guaranteed");
+    let uid = get(machine, "pod whole", ".metadata.uid");
+    let args = ["/sys/fs/cgroup", "-type", "d", "-path", &format!("*/pod{uid}")];
+    let found = text(&std::process::Command::new("find").args(args).output().unwrap().stdout);
+    let value = |names: [&str; 2]| {
+        let paths = found.lines().flat_map(|group| names.map(|name| format!("{group}/{name}")));
+        let values: Vec<String> = paths.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        values.first().map(|value| value.trim().to_owned())
+    };
+    assert_eq!(value(["memory.max", "memory.limit_in_bytes"]), Some((48 << 20).to_string()), "{found}");
+    let quota = value(["cpu.max", "cpu.cfs_quota_us"]).unwrap();
+    assert!(quota == "50000" || quota == "50000 100000", "{quota}");
+    machine.kubectl("delete pod whole --timeout=60s");
+}
+
 /// Classes, ephemeral containers, nodes and their taints.
 fn around(machine: &Machine) {
     let class = |name: &str, more: Value| {
@@ -664,6 +685,7 @@ fn pods_are_changed_while_they_run() {
     application::start(&machine);
     changes(&machine);
     resizes(&machine);
+    whole_pods(&machine);
     around(&machine);
     taints(&machine);
 }
