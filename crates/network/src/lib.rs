@@ -21,6 +21,7 @@ pub mod sandboxes;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use linux::net::{Net, NetError, nft::Change};
@@ -103,6 +104,25 @@ pub async fn node_address(net: &dyn Net) -> Result<Option<IpAddr>, NetError> {
     Ok(candidates.flat_map(|link| &link.addresses).find(global).map(|address| IpAddr::V4(address.addr())))
 }
 
+/// How long another address must be there before it counts: one that goes and comes while its lease is renewed does not.
+const ADDRESS_SETTLES: Duration = Duration::from_secs(2);
+
+/// Waits until other machines reach this node under another address than `known`, and gives that.
+pub async fn node_address_other_than(net: &dyn Net, known: Ipv4Addr) -> Result<Ipv4Addr, NetError> {
+    let mut events = net.address_events().await?;
+    loop {
+        match node_address(net).await? {
+            Some(IpAddr::V4(found)) if found != known => {
+                tokio::time::sleep(ADDRESS_SETTLES).await;
+                if node_address(net).await? == Some(IpAddr::V4(found)) {
+                    return Ok(found);
+                }
+            }
+            _ => events.next().await?,
+        }
+    }
+}
+
 /// Brings the loopback up. A new network namespace has it down, and then not even 127.0.0.1 answers.
 pub async fn ensure_loopback_up(net: &dyn Net) -> Result<(), NetError> {
     net.set_up("lo").await
@@ -113,4 +133,36 @@ pub async fn ensure_loopback_up(net: &dyn Net) -> Result<(), NetError> {
 fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x58, a, b, c, d]
+}
+
+#[cfg(test)]
+mod tests {
+    use linux::net::{Bridge, FakeNet};
+
+    use super::*;
+
+    async fn uplink(net: &FakeNet, address: Ipv4Addr) {
+        net.add_bridge(&Bridge { name: "uplink".into(), mac: [2; 6], mtu: 1500 }).await.unwrap();
+        net.add_address("uplink", Ipv4Net::new_assert(address, 24)).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_address_counts_when_it_stays() {
+        let (net, first, second) = (FakeNet::default(), Ipv4Addr::new(192, 0, 2, 11), Ipv4Addr::new(192, 0, 2, 77));
+        uplink(&net, first).await;
+        let mut moved = Box::pin(node_address_other_than(&net, first));
+        let mut waits = async |seconds| tokio::time::timeout(Duration::from_secs(seconds), &mut moved).await.ok();
+        assert!(waits(60).await.is_none());
+        // For a moment another one, then none, then the same again.
+        net.remove_link("uplink").await.unwrap();
+        uplink(&net, second).await;
+        assert!(waits(1).await.is_none());
+        net.remove_link("uplink").await.unwrap();
+        assert!(waits(60).await.is_none());
+        uplink(&net, first).await;
+        assert!(waits(60).await.is_none());
+        net.remove_link("uplink").await.unwrap();
+        uplink(&net, second).await;
+        assert_eq!(waits(60).await.unwrap().unwrap(), second);
+    }
 }

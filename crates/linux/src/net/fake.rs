@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
 use super::nft::{Change, Contents, Elements, Rule, Set, Value};
-use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth, Vxlan};
+use super::{AddressEvents, Bridge, Connections, Link, Net, NetError, Result, Route, Veth, Vxlan};
 
 /// A machine's namespaces in memory; this value is one of them.
 #[derive(Clone)]
@@ -116,6 +116,21 @@ impl State {
 
 fn failed(action: String, not_found: bool, why: &str) -> NetError {
     NetError { action, not_found, source: why.into() }
+}
+
+/// Tells of every change of the machine, those of addresses among them.
+struct Changes {
+    changed: watch::Receiver<()>,
+    /// Keeps the sender.
+    _machine: FakeNet,
+}
+
+#[async_trait]
+impl AddressEvents for Changes {
+    async fn next(&mut self) -> Result<()> {
+        drop(self.changed.changed().await);
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -270,6 +285,10 @@ impl Net for FakeNet {
             }
         });
         Ok(())
+    }
+
+    async fn address_events(&self) -> Result<Box<dyn AddressEvents>> {
+        Ok(Box::new(Changes { changed: self.changed.subscribe(), _machine: self.clone() }))
     }
 
     async fn link_gone(&self, name: &str) -> Result<()> {

@@ -25,7 +25,7 @@ use nlink::netlink::types::AddressFamily;
 use nlink::netlink::{Connection, Error, Netfilter, Nftables, Route as RouteProtocol};
 
 use super::nft::{Change, Contents, Data, Elements, Field, Hook, Value, chain_name};
-use super::{Bridge, Connections, Link, Net, NetError, Result, Route, Veth, Vxlan, namespace, tunnel};
+use super::{AddressEvents, Bridge, Connections, Link, Net, NetError, Result, Route, Veth, Vxlan, namespace, tunnel};
 
 /// How many elements go into one message: a list of elements is one attribute, whose length has 16 bits, and an element of
 /// the widest set takes about 120 bytes.
@@ -307,6 +307,10 @@ impl Net for Kernel {
             Err(error) if error.is_not_found() => Ok(()),
             removed => removed.map_err(fail(format!("send no more frames to {to} on {vxlan}"))),
         }
+    }
+
+    async fn address_events(&self) -> Result<Box<dyn AddressEvents>> {
+        self.watch_addresses().await
     }
 
     async fn link_gone(&self, name: &str) -> Result<()> {

@@ -131,9 +131,18 @@ pub struct Connections {
     pub endpoint: Option<(Ipv4Addr, u16)>,
 }
 
+/// Changes of addresses and routes, as they come.
+#[async_trait]
+pub trait AddressEvents: Send {
+    /// Waits for the next one, whatever it is.
+    async fn next(&mut self) -> Result<()>;
+}
+
 /// One network namespace.
 #[async_trait]
 pub trait Net: Send + Sync + 'static {
+    /// What tells of changes of IPv4 addresses and routes from now on.
+    async fn address_events(&self) -> Result<Box<dyn AddressEvents>>;
     /// Another namespace, by its file (`/proc/PID/ns/net` or a bind mount).
     async fn enter(&self, namespace: &Path) -> Result<Arc<dyn Net>>;
 

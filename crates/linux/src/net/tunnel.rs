@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
+use async_trait::async_trait;
 use ipnet::Ipv4Net;
 use nlink::netlink::fdb::FdbEntryBuilder;
 use nlink::netlink::link::VxlanLink;
@@ -16,7 +17,7 @@ use nlink::netlink::types::route::{RouteProtocol, RouteScope};
 use nlink::netlink::{Connection, Route as RouteNetlink, RtnetlinkGroup};
 
 use super::kernel::{Kernel, fail};
-use super::{Net, Result, Route, Vxlan};
+use super::{AddressEvents, Net, Result, Route, Vxlan};
 
 /// The main routing table's number.
 const MAIN_TABLE: u32 = 254;
@@ -73,7 +74,32 @@ impl Kernel {
     }
 }
 
+/// A socket on which the kernel tells of changes.
+struct Told(Connection<RouteNetlink>);
+
+#[async_trait]
+impl AddressEvents for Told {
+    async fn next(&mut self) -> Result<()> {
+        match self.0.socket().recv_msg().await {
+            Ok(_) => Ok(()),
+            // More than the buffer took: something changed, whatever it was.
+            Err(error) if error.is_no_buffer_space() => Ok(()),
+            Err(error) => Err(fail("watch addresses".to_owned())(error)),
+        }
+    }
+}
+
 impl Kernel {
+    pub(super) async fn watch_addresses(&self) -> Result<Box<dyn AddressEvents>> {
+        let open = || {
+            let connection = Connection::<RouteNetlink>::new().map_err(io::Error::other)?;
+            connection.subscribe(&[RtnetlinkGroup::Ipv4Addr, RtnetlinkGroup::Ipv4Route]).map_err(io::Error::other)?;
+            Ok(connection)
+        };
+        let connection = self.in_namespace(open).await.map_err(fail("watch addresses".to_owned()))?;
+        Ok(Box::new(Told(connection)))
+    }
+
     pub(super) async fn wait_link_gone(&self, name: &str) -> Result<()> {
         let action = || format!("watch link {name}");
         let open = || {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::components::{self, Node};
 use crate::cluster::settings::{CONFIG_MAP, Settings};
-use crate::cluster::{Base, NodeOptions, Told, run_until_told, runtime};
+use crate::cluster::{Base, Ended, NodeOptions, Told, run_until_told, runtime};
 use crate::data_dir::{DataDir, create_private, write_private};
 use crate::tls::{self, Identity};
 use crate::token::JoinToken;
@@ -122,18 +122,56 @@ pub(crate) fn run(
     create_private(&data.path("agent"))?;
     let listener = preflight::listen(options.node.kubelet_port, "--kubelet-port")?;
     runtime()?.block_on(async {
-        let mut told = Told::new()?;
-        let joined = tokio::select! {
-            joined = enter(data, options, token) => joined?,
-            () = told.wait() => return Ok(()),
-        };
-        let base = Arc::new(Base::new(data, &options.node, joined.state.settings.clone()).await?);
-        let serving = keep_certificates(&base, &joined)?;
-        let transport = Arc::new(joined.transport);
-        let ready =
-            components::start(Node { base: base.clone(), transport, serving, ca_pem: joined.ca_pem, listener }).await?;
-        run_until_told(&base, ready, &mut told, on_ready).await
+        let (mut told, mut on_ready, mut token) = (Told::new()?, Some(on_ready), token);
+        loop {
+            // Only the first time is there somebody who waits, and a token to be used.
+            let tell = on_ready.take();
+            let on_ready = move |node: &str| tell.map_or(Ok(()), |tell| tell(node));
+            let listener = listener.try_clone().context("cannot share the node server's socket")?;
+            match live(data, options, token.take(), &mut told, on_ready, listener).await? {
+                Ended::Told => return Ok(()),
+                Ended::Outdated => tracing::info!("starting again under the machine's new address"),
+            }
+        }
     })
+}
+
+/// From joining to the end, under one address.
+async fn live(
+    data: &DataDir,
+    options: &Options,
+    token: Option<&JoinToken>,
+    told: &mut Told,
+    on_ready: impl FnOnce(&str) -> Result<()> + Send + 'static,
+    listener: std::net::TcpListener,
+) -> Result<Ended> {
+    let joined = tokio::select! {
+        joined = enter(data, options, token) => joined?,
+        () = told.wait() => return Ok(Ended::Told),
+    };
+    let base = Arc::new(Base::new(data, &options.node, joined.state.settings.clone()).await?);
+    let serving = keep_certificates(&base, &joined)?;
+    let transport = Arc::new(joined.transport);
+    let node = Node { base: base.clone(), transport, serving, ca_pem: joined.ca_pem, listener };
+    let ready = components::start(node).await?;
+    run_until_told(&base, ready, told, on_ready, moved(&base)).await
+}
+
+/// Ends when other machines reach this one under another address; one that was given stays.
+async fn moved(base: &Base) {
+    if base.node.node_ip.is_some() {
+        return std::future::pending().await;
+    }
+    match network::node_address_other_than(base.net.as_ref(), base.node_ip).await {
+        Ok(now) => tracing::warn!(was = %base.node_ip, %now, "the machine has another address"),
+        Err(error) => {
+            tracing::error!(
+                error = base::chain(&error),
+                "changes of the machine's address are not seen: start the agent again when it has another"
+            );
+            std::future::pending().await
+        }
+    }
 }
 
 /// A machine that belongs to its cluster.

@@ -140,7 +140,8 @@ pub(crate) fn run(
         base.tasks.spawn("certificates", renewals.run(pki, base.stop.child()));
         let node = Node { base: base.clone(), transport, serving, ca_pem, listener };
         let ready = components::start(node).await?;
-        run_until_told(&base, ready, &mut told, on_ready).await
+        run_until_told(&base, ready, &mut told, on_ready, std::future::pending()).await?;
+        Ok(())
     })
 }
 
@@ -175,20 +176,36 @@ impl Told {
     }
 }
 
-/// Waits until the node is ready, then until the process is told to stop, and ends everything in order.
+/// Why a node stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The process is told to.
+    Told,
+    /// What it was made from is no longer so.
+    Outdated,
+}
+
+/// Waits until the node is ready, then until the process is told to stop or `outdated` ends, and ends everything in order.
 pub(crate) async fn run_until_told(
     base: &Base,
     ready: oneshot::Receiver<String>,
     told: &mut Told,
     on_ready: impl FnOnce(&str) -> Result<()> + Send + 'static,
-) -> Result<()> {
+    outdated: impl Future<Output = ()>,
+) -> Result<Ended> {
     let (tasks, stop) = (base.tasks.clone(), base.stop.clone());
-    let came_up = tokio::select! {
+    let mut ends = std::pin::pin!(async {
+        tokio::select! {
+            () = told.wait() => Ended::Told,
+            () = outdated => Ended::Outdated,
+        }
+    });
+    let ended = tokio::select! {
         node = ready => {
             on_ready(&node.context("the node's watcher ended early")?)?;
-            true
+            None
         }
-        () = told.wait() => false,
+        ended = &mut ends => Some(ended),
     };
     let started = stop.child();
     tasks.spawn("release of the start's code", async move {
@@ -198,15 +215,16 @@ pub(crate) async fn run_until_told(
             tracing::debug!(%error, "the start's code stays in memory");
         }
     });
-    if came_up {
-        told.wait().await;
-    }
+    let ended = match ended {
+        Some(ended) => ended,
+        None => ends.await,
+    };
     tracing::info!("stopping; pods go on");
     stop.stop();
     if tokio::time::timeout(STOP_TIMEOUT, tasks.join()).await.is_err() {
         tracing::warn!(tasks = tasks.running(), "some tasks did not end in time");
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// The address that pods and other machines reach this node under. A machine without any has its pods' gateway.

@@ -409,3 +409,31 @@ spec:
     assert_eq!(cluster.sh("web-n0", ask), "");
     cluster.kubectl("uncordon n2");
 }
+
+/// A machine gets another address while its agent runs: it goes on under that, and so do its pods, for all the others.
+#[test]
+fn a_machine_that_gets_another_address_goes_on_under_it() {
+    let cluster = Cluster::with_agents(1, "");
+    cluster.apply(&web_on("n0"));
+    cluster.apply(&web_on("n1"));
+    cluster.kubectl("wait --for=condition=Ready pod -l app=page --timeout=60s");
+    let (before, agent) = (containers(&cluster), &cluster.machines[1]);
+    let pid = agent.pid();
+    agent.ip("addr del 192.0.2.11/24 dev uplink");
+    agent.ip("addr add 192.0.2.77/24 dev uplink");
+    agent.ip("route add default via 192.0.2.1 dev uplink");
+    let address = "get node n1 -o jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
+    cluster.server().kubectl_until(address, |address| address == "192.0.2.77");
+    // The server knows the node's agent by a certificate for the new address.
+    cluster.server().kubectl_until("exec web-n1 -- cat /www/index.html", |said| said == "from n1\n");
+    cluster.kubectl("wait --for=condition=Ready node/n1 pod/web-n1 --timeout=60s");
+    let far = ip_of(&cluster, "web-n1");
+    let reach = fetch(&far, 8080, "/");
+    cluster.server().kubectl_until("get pods -o name", |_| {
+        let asked = cluster.server().try_kubectl(&["exec", "web-n0", "--", "sh", "-c", &reach], "");
+        text(&asked.stdout) == "from n1\n"
+    });
+    assert_eq!(cluster.sh("web-n1", &fetch(&ip_of(&cluster, "web-n0"), 8080, "/")), "from n0\n");
+    assert_eq!(containers(&cluster), before, "the containers are the same ones");
+    assert_eq!(agent.pid(), pid, "and so is the agent");
+}
