@@ -169,7 +169,7 @@ async fn moved(base: &Base) {
                 error = base::chain(&error),
                 "changes of the machine's address are not seen: start the agent again when it has another"
             );
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

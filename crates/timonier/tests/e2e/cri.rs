@@ -25,8 +25,16 @@ struct Containerd<'a> {
     process: Child,
 }
 
-/// The folder with containerd's programs, where they are installed.
+/// The folder with containerd's programs; where they are not installed that is said.
 fn installed() -> Option<PathBuf> {
+    let found = find_installed();
+    if found.is_none() {
+        eprintln!("NOT TESTED: no containerd with runc is installed; TIMONIER_TEST_CONTAINERD names its folder");
+    }
+    found
+}
+
+fn find_installed() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<_> = std::env::var_os("TIMONIER_TEST_CONTAINERD")
         .map(PathBuf::from)
@@ -227,10 +235,7 @@ fn up(machine: &Machine) {
 /// What pods do over the embedded runtime they do over this one.
 #[test]
 fn pods_and_volumes_are_the_same_over_an_installed_containerd() {
-    let Some(programs) = installed() else {
-        eprintln!("NOT TESTED: no containerd with runc is installed; TIMONIER_TEST_CONTAINERD names its folder");
-        return;
-    };
+    let Some(programs) = installed() else { return };
     let machine = Machine::new();
     machine.ip("link set lo up");
     let before = traces(&machine);
@@ -267,10 +272,7 @@ fn pods_and_volumes_are_the_same_over_an_installed_containerd() {
 
 #[test]
 fn a_node_runs_over_an_installed_containerd() {
-    let Some(programs) = installed() else {
-        eprintln!("NOT TESTED: no containerd with runc is installed; TIMONIER_TEST_CONTAINERD names its folder");
-        return;
-    };
+    let Some(programs) = installed() else { return };
     let machine = Machine::new();
     // Where containerd serves its streams.
     machine.ip("link set lo up");
